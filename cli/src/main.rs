@@ -1,0 +1,2 @@
+//! The `rondel` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Replicated data types on `rondel-core`.

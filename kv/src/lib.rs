@@ -1,0 +1,1 @@
+//! Riak KV semantics on `rondel-core`.
