@@ -1,1 +1,7 @@
-//! x
+//! A cluster framework: ring, vnodes, quorum requests, hinted handoff, liveness, and a simulator that runs it all.
+
+pub mod env;
+pub mod reply;
+pub mod store;
+
+pub use rondel_proto as proto;

@@ -4,11 +4,13 @@
 //! reads them; whatever they hold, the answer is a value or an error, never a panic.
 //!
 //! * [`message`]: typed messages that are archived once and read in place ([`Wire`], [`Message`], [`Msg`]);
+//! * [`frame`]: what surrounds them on a stream;
 //! * [`id`]: the identifiers that nodes exchange.
 
 // The attributes expand to paths in this crate.
 extern crate self as rondel_proto;
 
+pub mod frame;
 pub mod id;
 pub mod message;
 pub mod schema;

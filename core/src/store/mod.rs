@@ -1,0 +1,184 @@
+//! The store of a node: one per node, behind every stateful vnode.
+//!
+//! Writes are asynchronous: [`Store::apply`] makes a batch visible at once and gives its [`Lsn`];
+//! [`Store::progress`] says up to which LSN everything is durable. So one sync serves all vnodes of the node, and
+//! nobody who writes waits. Reads never wait either: [`Store::peek`] answers from memory or says that the row must
+//! be fetched with [`Store::read`].
+//!
+//! Rows are ordered by table, ring position and key; never by partition number (PROTOCOLS §8). What a row's bytes
+//! mean is [`row`]'s: the store keeps them as they are.
+
+pub mod row;
+
+use crate::env::BoxFuture;
+use bytes::Bytes;
+use rondel_proto::id::Position;
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// A log sequence number: batches of a store are numbered 1, 2, 3 … in the order of their `apply`, anew at each open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+/// A table of a store: the items of a service, its hints, its marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(pub u32);
+
+/// Where a row stands. The order of these is the order of the rows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey {
+    /// The table.
+    pub table: TableId,
+    /// The ring position of the key.
+    pub position: Position,
+    /// The key within its service.
+    pub key: Bytes,
+}
+
+impl fmt::Debug for RowKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:08x}/{}/{}", self.table.0, self.position, self.key.escape_ascii())
+    }
+}
+
+/// A physical change of one row: its new bytes, or its end. Never an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Which row.
+    pub at: RowKey,
+    /// What it becomes; `None` removes it.
+    pub value: Option<Bytes>,
+}
+
+/// What memory knows of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peek {
+    /// The row as it is, or that there is none.
+    Known(Option<Bytes>),
+    /// Only the disk knows.
+    Unknown,
+}
+
+/// Where a slice of rows begins and ends, and how much of it is wanted at once.
+#[derive(Debug, Clone)]
+pub struct RangeQuery {
+    /// The table.
+    pub table: TableId,
+    /// The first position.
+    pub first: Position,
+    /// The last position, included.
+    pub last: Position,
+    /// Where the slice before this one ended: rows up to this one are left out.
+    pub after: Option<(Position, Bytes)>,
+    /// At most this many rows.
+    pub rows_max: usize,
+    /// No further row once their bytes (keys and values) have reached this.
+    pub bytes_max: usize,
+}
+
+/// Rows in order; a row that is present throughout a walk is returned exactly once.
+#[derive(Debug, Clone, Default)]
+pub struct Slice {
+    /// The rows.
+    pub rows: Vec<(RowKey, Bytes)>,
+    /// Whether the range ends here; otherwise the next slice goes on after the last row.
+    pub end: bool,
+}
+
+/// How far a store has got.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Every batch up to this one is durable.
+    pub durable: Lsn,
+    /// Why the store has stopped for good, if it has. Batches above `durable` may be lost.
+    pub failed: Option<StoreError>,
+}
+
+/// Whether a store takes writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It does.
+    Open,
+    /// It does, but the backlog grows: new client writes should wait a little.
+    Slow,
+    /// No new client write: the backlog has reached its bound.
+    Full,
+    /// No new client write: the disk has less room than the reserve. Removing things still works.
+    DiskFull,
+}
+
+/// Figures of a store, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes applied and not yet durable.
+    pub backlog_bytes: u64,
+    /// Bytes of rows held in the cache.
+    pub cache_bytes: u64,
+    /// Peeks that memory answered.
+    pub hits: u64,
+    /// Peeks that only the disk can answer.
+    pub misses: u64,
+    /// Groups of batches made durable together.
+    pub commits: u64,
+    /// Batches made durable.
+    pub batches: u64,
+    /// Bytes of rows handed to the disk.
+    pub written_bytes: u64,
+    /// Bytes that the store's files occupy.
+    pub file_bytes: u64,
+}
+
+/// Why a store does not answer. After any of the first three it has stopped for good (fail-stop).
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk reported an error. What was not yet durable may be lost.
+    #[error("the disk failed: {0}")]
+    Io(Arc<std::io::Error>),
+    /// The files are not what was written.
+    #[error("the store's files are damaged: {0}")]
+    Damaged(String),
+    /// The store has stopped after an earlier error.
+    #[error("the store has stopped after an earlier error")]
+    Stopped,
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// What keeps the rows of a node.
+///
+/// **Must**, for every implementor (the conformance suite checks all of it):
+/// * number batches in the order of `apply` and make them durable in that order, each whole or not at all;
+/// * after a crash hold exactly the batches up to some LSN that is at least the last `durable` ever reported;
+/// * show a batch to `peek`, `read` and `range` from the moment `apply` returns;
+/// * after an I/O error report `failed` once, make nothing durable any more, and answer `Stopped`.
+pub trait Store: Send + Sync + 'static {
+    /// Takes a batch: visible at once, durable later. An empty batch gives the LSN of the one before it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store has stopped or is closed: nothing was taken.
+    fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError>;
+
+    /// How far the store has got, and every change of it.
+    fn progress(&self) -> watch::Receiver<Progress>;
+
+    /// The row, if memory knows it. Never waits.
+    fn peek(&self, at: &RowKey) -> Peek;
+
+    /// The rows, in the order asked for, fetched by a bounded pool of readers.
+    ///
+    /// The answer may be older than a batch applied while it was on its way: after it, `peek` again first.
+    fn read(&self, rows: Vec<RowKey>) -> BoxFuture<Result<Vec<Option<Bytes>>, StoreError>>;
+
+    /// A slice of rows in order, as of some moment of the call.
+    fn range(&self, query: RangeQuery) -> BoxFuture<Result<Slice, StoreError>>;
+
+    /// Whether new client writes are welcome.
+    fn admission(&self) -> Admission;
+
+    /// Figures for metrics.
+    fn stats(&self) -> StoreStats;
+
+    /// Makes everything applied durable and closes the files. Later calls answer [`StoreError::Closed`].
+    fn close(&self) -> BoxFuture<Result<(), StoreError>>;
+}

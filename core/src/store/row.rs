@@ -1,0 +1,1 @@
+//! Rows: the header, checksum and body of what a store keeps.
