@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! request  kind=1 u8 | flags u8 | message u16 | service u32 | correlation u64 | position u64 | request id u128
-//!          | ver u32 | deadline µs u32 | slots u16 | key length u16 | key | archive
+//!          | ver u32 | deadline µs u32 | owner slots u16 | stand-in slots u16 | key length u16 | key | archive
 //! reply    kind=2 u8 | flags u8 | 0 u16       | 0 u32       | correlation u64 | archive
 //! failure  kind=3 u8 | flags u8 | code u16    | 0 u32       | correlation u64 | detail
 //! ```
@@ -23,16 +23,16 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
 const COMMON_BYTES: usize = 16;
-const REQUEST_BYTES: usize = COMMON_BYTES + 36;
+const REQUEST_BYTES: usize = COMMON_BYTES + 38;
 
 /// Flags of a request.
 pub mod flags {
-    /// The receiver is addressed as a stand-in for the slots: it keeps hints for them.
-    pub const STAND_IN: u8 = 1;
+    /// The receiver coordinates the write: it runs the message and sends the result to the other replicas.
+    pub const COORDINATE: u8 = 1;
     /// Only the digest of the item is wanted.
     pub const DIGEST: u8 = 2;
-    /// Strict: a node that is not in the slots refuses.
-    pub const STRICT: u8 = 4;
+    /// The item comes from a repair, not from a client's write.
+    pub const REPAIR: u8 = 4;
 }
 
 /// What a request says of itself; core routes by it without looking into the archive.
@@ -44,8 +44,10 @@ pub struct Head {
     pub message: u16,
     /// See [`flags`].
     pub flags: u8,
-    /// The slots that the receiver is addressed for, one bit each; 0 if it is addressed as a node.
+    /// The slots that the receiver is addressed for as their occupant, one bit each.
     pub slots: u16,
+    /// The slots that the receiver stands in for, one bit each: it keeps a hint for each of them.
+    pub stand_in: u16,
     /// The version of the partition that the sender acts on.
     pub ver: Ver,
     /// Where the key stands on the ring.
@@ -107,7 +109,7 @@ pub enum FrameError {
     UnknownKind(u8),
 }
 
-/// Appends a request; `key` is cut from nothing: it must be at most [`KEY_BYTES_MAX`] long.
+/// Appends a request. The key is at most [`KEY_BYTES_MAX`] long.
 ///
 /// # Panics
 /// If the key or the frame is longer than allowed: both are checked where they enter the node.
@@ -124,6 +126,7 @@ pub fn put_request(out: &mut BytesMut, correlation: u64, head: &Head, key: &[u8]
     out.put_u32_le(head.ver.0);
     out.put_u32_le(head.deadline_us);
     out.put_u16_le(head.slots);
+    out.put_u16_le(head.stand_in);
     out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded where they enter"));
     out.put_slice(key);
     out.put_slice(body);
@@ -199,12 +202,13 @@ fn parse(mut bytes: Bytes) -> Result<Frame, FrameError> {
             let ver = Ver(bytes.get_u32_le());
             let deadline_us = bytes.get_u32_le();
             let slots = bytes.get_u16_le();
+            let stand_in = bytes.get_u16_le();
             let key_len = usize::from(bytes.get_u16_le());
             if bytes.len() < key_len {
                 return Err(FrameError::TooShort);
             }
             let key = bytes.split_to(key_len);
-            let head = Head { service, message: code, flags, slots, ver, position, request_id, deadline_us };
+            let head = Head { service, message: code, flags, slots, stand_in, ver, position, request_id, deadline_us };
             Ok(Frame::Request { correlation, head, key, body: bytes })
         }
         2 => Ok(Frame::Reply { correlation, body: bytes }),
