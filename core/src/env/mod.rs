@@ -83,7 +83,7 @@ impl Env {
     /// The real world: must be called within a tokio runtime, whose tasks it will use.
     #[must_use]
     pub fn production() -> Self {
-        Self(production::Production::new())
+        Self(Arc::new(production::Production::new()))
     }
 
     /// A clock that never goes back.
