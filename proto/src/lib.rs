@@ -13,6 +13,7 @@ extern crate self as rondel_proto;
 pub mod frame;
 pub mod id;
 pub mod message;
+pub mod riak;
 pub mod schema;
 
 pub use message::{Message, Msg, Wire};
