@@ -1,6 +1,8 @@
 //! A cluster framework: ring, vnodes, quorum requests, hinted handoff, liveness, and a simulator that runs it all.
 
+pub mod durable;
 pub mod env;
+pub mod membership;
 pub mod reply;
 pub mod store;
 

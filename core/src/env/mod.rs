@@ -171,7 +171,11 @@ impl Env {
     }
 
     /// Runs a task that is never idle: in production on a thread of its own.
-    pub fn spawn_thread(&self, name: impl Into<String>, task: impl Future<Output = ()> + Send + 'static) -> TaskHandle {
+    pub fn spawn_thread(
+        &self,
+        name: impl Into<String>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> TaskHandle {
         self.0.spawn_thread(name.into(), Box::pin(task))
     }
 
@@ -179,7 +183,10 @@ impl Env {
     ///
     /// # Errors
     /// [`WorkLost`] if the work panicked or the node is shutting down; its effects are then unknown.
-    pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkLost> {
+    pub async fn block<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkLost> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let run = self.0.block(Box::new(move || {
             let _ = sender.send(work());

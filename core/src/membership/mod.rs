@@ -1,0 +1,7 @@
+//! Who belongs to a cluster: the identity of a data directory, the token that lets a node in, forming a cluster.
+
+pub mod certificate;
+pub mod data_dir;
+
+pub use certificate::{Certificate, fingerprint};
+pub use data_dir::{DataDir, DataDirError};
