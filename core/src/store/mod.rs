@@ -8,12 +8,33 @@
 //! Rows are ordered by table, ring position and key; never by partition number (PROTOCOLS §8). What a row's bytes
 //! mean is [`row`]'s: the store keeps them as they are.
 
+mod cache;
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod key;
+mod memory;
+mod memtable;
+mod merge;
+mod readers;
+mod redb_file;
+mod redb_store;
 pub mod row;
+mod space;
+mod tables;
+mod view;
 
-use crate::env::BoxFuture;
+pub use memory::MemoryStore;
+pub use redb_store::RedbStore;
+
+use crate::env::{BoxFuture, WorkLost};
 use bytes::Bytes;
 use rondel_proto::id::Position;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// A log sequence number: batches of a store are numbered 1, 2, 3 … in the order of their `apply`, anew at each open.
@@ -145,6 +166,80 @@ pub enum StoreError {
     Closed,
 }
 
+/// How a store on disk is set up.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Bytes of rows kept in memory for reading. Default 64 MiB.
+    pub cache_bytes: u64,
+    /// Bytes of pages that the tables keep in memory. Default 64 MiB.
+    pub page_cache_bytes: usize,
+    /// Bytes applied and not yet durable, from which on no new client write is welcome; from four fifths of it on they
+    /// are slowed down. Default 64 MiB.
+    pub backlog_bytes_max: u64,
+    /// Room on the disk that client writes leave alone, for what makes room again. Default 256 MiB.
+    pub disk_reserve_bytes: u64,
+    /// How often the room on the disk is looked at. Default 5 s.
+    pub disk_check_every: Duration,
+    /// How many reads of the disk run at once. Default 4.
+    pub readers_max: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            page_cache_bytes: 64 << 20,
+            backlog_bytes_max: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
+            disk_check_every: Duration::from_secs(5),
+            readers_max: 4,
+        }
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk reported an error.
+    #[error("can't open the store at {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is not what was written.
+    #[error(
+        "the store at {} is damaged ({detail}): move the node's data directory away and let a new store be filled \
+         from the replicas; an emptied store must not go on under the old store id",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl OpenError {
+    fn from_store(path: &Path, error: StoreError) -> Self {
+        let path = path.to_owned();
+        match error {
+            StoreError::Damaged(detail) => Self::Damaged { path, detail },
+            StoreError::Io(source) => {
+                let source = Arc::try_unwrap(source).unwrap_or_else(|shared| io::Error::other(shared));
+                Self::Io { path, source }
+            }
+            StoreError::Stopped | StoreError::Closed => Self::Io { path, source: io::Error::other(error) },
+        }
+    }
+
+    fn lost(path: &Path, lost: WorkLost) -> Self {
+        Self::Io { path: path.to_owned(), source: io::Error::other(lost) }
+    }
+}
+
 /// What keeps the rows of a node.
 ///
 /// **Must**, for every implementor (the conformance suite checks all of it):
@@ -153,7 +248,8 @@ pub enum StoreError {
 /// * show a batch to `peek`, `read` and `range` from the moment `apply` returns;
 /// * after an I/O error report `failed` once, make nothing durable any more, and answer `Stopped`.
 pub trait Store: Send + Sync + 'static {
-    /// Takes a batch: visible at once, durable later. An empty batch gives the LSN of the one before it.
+    /// Takes a batch: visible at once, durable later. An empty batch gives the LSN of the one before it. Of several
+    /// writes of one row the last counts. Values are kept as they are: a slice of a large buffer keeps all of it.
     ///
     /// # Errors
     /// [`StoreError`] if the store has stopped or is closed: nothing was taken.

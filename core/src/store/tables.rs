@@ -1,0 +1,169 @@
+//! One store file: redb with the rows of a range of positions.
+//!
+//! Every commit is durable and leaves the file ready to open at once after a crash (redb's quick repair). redb does
+//! not check what it reads: rows carry checksums of their own. What redb reports as damaged, or panics over, is
+//! [`StoreError::Damaged`].
+
+use super::{OpenError, StoreError, redb_file::RedbFile};
+use crate::env::{Disk, File};
+use bytes::Bytes;
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
+use std::{
+    io::ErrorKind::{InvalidData, UnexpectedEof},
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+/// The layout of the file. An unknown one is refused.
+const FORMAT_KEY: &str = "format";
+const FORMAT: u64 = 1;
+
+/// An open store file.
+pub(super) struct Tables {
+    database: Database,
+    file: Arc<dyn File>,
+}
+
+/// The rows as of one commit. Holding it keeps that commit's pages from reuse.
+pub(super) type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+impl Tables {
+    /// Opens the file, or makes it. Blocks.
+    pub(super) fn open(disk: &dyn Disk, path: &Path, page_cache_bytes: usize) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        let directory = path.parent().unwrap_or(Path::new("."));
+        disk.create_dir_all(directory).map_err(failed)?;
+        let file = disk.open(path, true).map_err(failed)?;
+        disk.sync_dir(directory).map_err(failed)?;
+        guarded(|| Self::open_file(file, page_cache_bytes))
+            .map_err(|error| OpenError::from_store(path, error))
+    }
+
+    fn open_file(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
+        let database = redb::Builder::new()
+            .set_cache_size(page_cache_bytes)
+            .create_with_backend(RedbFile(Arc::clone(&file)))?;
+        let tables = Self { database, file };
+        if tables.meta(FORMAT_KEY)?.is_none() {
+            tables.transact(|transaction| {
+                transaction.open_table(ROWS)?;
+                transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+                Ok(())
+            })?;
+        }
+        match tables.meta(FORMAT_KEY)? {
+            Some(FORMAT) => Ok(tables),
+            other => Err(redb::Error::Corrupted(format!(
+                "its layout is {other:?}, and this release knows {FORMAT} only: run the release that wrote it"
+            ))),
+        }
+    }
+
+    /// Makes changes durable, in one transaction. Blocks.
+    pub(super) fn commit<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    ) -> Result<(), StoreError> {
+        guarded(|| {
+            self.transact(|transaction| {
+                let mut rows = transaction.open_table(ROWS)?;
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => rows.insert(key.as_ref(), value.as_ref())?,
+                        None => rows.remove(key.as_ref())?,
+                    };
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// The rows as of the last commit.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        guarded(|| Ok(self.database.begin_read()?.open_table(ROWS)?))
+    }
+
+    /// Bytes that the file occupies.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file.len().unwrap_or(0)
+    }
+
+    fn transact(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+        transaction.set_quick_repair(true);
+        change(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<u64>, redb::Error> {
+        match self.database.begin_read()?.open_table(META) {
+            Ok(table) => Ok(table.get(key)?.map(|value| value.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The row, if there is one.
+pub(super) fn get(snapshot: &Snapshot, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    guarded(|| Ok(snapshot.get(key)?.map(|value| Bytes::copy_from_slice(value.value()))))
+}
+
+/// Rows in order. Values are copied out only when asked for.
+pub(super) struct Rows<'a>(redb::Range<'a, &'static [u8], &'static [u8]>);
+
+/// A row's value, still in its page.
+pub(super) struct Value<'a>(redb::AccessGuard<'a, &'static [u8]>);
+
+impl Value<'_> {
+    pub(super) fn copy(&self) -> Bytes {
+        Bytes::copy_from_slice(self.0.value())
+    }
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+    ) -> Result<Self, StoreError> {
+        guarded(|| Ok(Self(snapshot.range::<&[u8]>((lower, upper))?)))
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<(Bytes, Value<'a>)>, StoreError> {
+        guarded(|| {
+            let Some(row) = self.0.next() else { return Ok(None) };
+            let (key, value) = row?;
+            Ok(Some((Bytes::copy_from_slice(key.value()), Value(value))))
+        })
+    }
+}
+
+/// Runs redb, which may panic over a damaged file.
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| match error {
+            // redb's words for a file that is not one of its own, or that is too short.
+            redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+                StoreError::Damaged(error.to_string())
+            }
+            redb::Error::Io(error) => StoreError::Io(Arc::new(error)),
+            redb::Error::PreviousIo => StoreError::Stopped,
+            other => StoreError::Damaged(other.to_string()),
+        }),
+        Err(panic) => Err(StoreError::Damaged(panic_text(panic.as_ref()))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    format!("reading it panicked: {}", text.unwrap_or("no message"))
+}

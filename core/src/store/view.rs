@@ -1,0 +1,279 @@
+//! What readers see: memtables on top of the cache on top of the tables. Both stores on disk read through it.
+//!
+//! One lock guards the memtables and the snapshot of the tables, and a memtable leaves in the same step in which a
+//! snapshot that holds its rows comes. So whoever takes the lock sees every batch applied so far, whole. The cache
+//! is below the memtables, and holds a row only in the newest version that has left them: [`View::fill`] refuses a
+//! row that was changed since its reading began.
+
+use super::{
+    Lsn, Peek, RangeQuery, RowKey, Slice, StoreError, Write,
+    cache::RowCache,
+    key,
+    memtable::{Change, Memtable},
+    merge::{self, Captured},
+    tables::{self, Snapshot},
+};
+use bytes::Bytes;
+use rustc_hash::FxHasher;
+use std::{
+    hash::Hasher as _,
+    ops::Bound,
+    sync::{
+        Arc, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// How many groups of rows remember when they were last changed. A group shared by chance only costs a row its place
+/// in the cache.
+const TOUCHED_GROUPS: usize = 8192;
+/// Rows of the active memtable copied for one slice: a bound on how long a range holds the lock.
+const CAPTURED_ROWS_MAX: usize = 1024;
+
+/// The readable state of a store.
+pub(super) struct View {
+    state: RwLock<State>,
+    cache: RowCache,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+struct State {
+    /// Of the newest batch.
+    last: Lsn,
+    active: Memtable,
+    /// Oldest first.
+    frozen: Vec<Arc<Memtable>>,
+    /// `None` once the store is closed.
+    tables: Option<Arc<Snapshot>>,
+    /// By group of rows, the last batch that changed one of them.
+    touched: Vec<Lsn>,
+    frozen_bytes: u64,
+    taking: Taking,
+}
+
+/// Whether batches are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taking {
+    Yes,
+    Closed,
+    Stopped,
+}
+
+impl View {
+    pub(super) fn new(tables: Snapshot, cache_bytes: u64) -> Self {
+        let state = State {
+            last: Lsn(0),
+            active: Memtable::default(),
+            frozen: Vec::new(),
+            tables: Some(Arc::new(tables)),
+            touched: vec![Lsn(0); TOUCHED_GROUPS],
+            frozen_bytes: 0,
+            taking: Taking::Yes,
+        };
+        Self {
+            state: RwLock::new(state),
+            cache: RowCache::new(cache_bytes),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes a batch visible. `queued` is called with its number and changes while no other batch can come between.
+    pub(super) fn apply(
+        &self,
+        batch: Vec<Write>,
+        queued: impl FnOnce(Lsn, &[Change]),
+    ) -> Result<Lsn, StoreError> {
+        let changes: Vec<Change> =
+            batch.into_iter().map(|write| (key::encode(&write.at), write.value)).collect();
+        let mut state = self.write();
+        match state.taking {
+            Taking::Yes => {}
+            Taking::Closed => return Err(StoreError::Closed),
+            Taking::Stopped => return Err(StoreError::Stopped),
+        }
+        if changes.is_empty() {
+            return Ok(state.last);
+        }
+        let lsn = Lsn(state.last.0 + 1);
+        state.last = lsn;
+        for (key, _) in &changes {
+            state.touched[group(key)] = lsn;
+        }
+        queued(lsn, &changes);
+        state.active.apply(lsn, changes);
+        Ok(lsn)
+    }
+
+    /// Whether batches are taken.
+    pub(super) fn taking(&self) -> Taking {
+        self.read_state().taking
+    }
+
+    /// Takes no more batches.
+    pub(super) fn close(&self) {
+        let mut state = self.write();
+        if state.taking == Taking::Yes {
+            state.taking = Taking::Closed;
+        }
+    }
+
+    /// Takes no more batches, after an error.
+    pub(super) fn stop(&self) {
+        self.write().taking = Taking::Stopped;
+    }
+
+    /// Lets go of the tables, which are about to be closed. Rows on disk only can't be read any more.
+    pub(super) fn release_tables(&self) {
+        let released = self.write().tables.take();
+        drop(released);
+    }
+
+    /// Takes everything applied so far off the active memtable; it stays visible. `None` if there is nothing.
+    pub(super) fn freeze(&self) -> Option<Arc<Memtable>> {
+        let mut state = self.write();
+        if state.active.is_empty() {
+            return None;
+        }
+        let frozen = Arc::new(std::mem::take(&mut state.active));
+        state.frozen_bytes += frozen.bytes;
+        state.frozen.push(Arc::clone(&frozen));
+        Some(frozen)
+    }
+
+    /// Lets go of the oldest frozen memtable, whose rows `tables` now holds.
+    pub(super) fn retire(&self, frozen: &Arc<Memtable>, tables: Snapshot) {
+        // Into the cache before they leave the memtables: in between they are found in both, and never in neither.
+        for (key, value) in frozen.iter() {
+            self.cache.put(key.clone(), value.clone());
+        }
+        let tables = Arc::new(tables);
+        let mut state = self.write();
+        state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+        state.frozen_bytes -= frozen.bytes;
+        let before = state.tables.replace(tables);
+        drop(state);
+        drop(before);
+    }
+
+    pub(super) fn peek(&self, at: &RowKey) -> Peek {
+        let known = key::with_encoded(at, |key| {
+            let in_memtables = self.read_state().memtables(key).cloned();
+            in_memtables.or_else(|| self.cache.get(key))
+        });
+        match known {
+            Some(row) => {
+                self.hits.fetch_add(1, Relaxed);
+                Peek::Known(row)
+            }
+            None => {
+                self.misses.fetch_add(1, Relaxed);
+                Peek::Unknown
+            }
+        }
+    }
+
+    /// The rows as of now, from the disk if need be. Blocks.
+    pub(super) fn read(&self, rows: &[RowKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        rows.iter().map(|at| self.read_one(key::encode(at))).collect()
+    }
+
+    fn read_one(&self, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+        let (tables, since) = {
+            let state = self.read_state();
+            if let Some(row) = state.memtables(&key) {
+                return Ok(row.clone());
+            }
+            (state.tables.clone().ok_or(StoreError::Closed)?, state.last)
+        };
+        if let Some(row) = self.cache.get(&key) {
+            return Ok(row);
+        }
+        let row = tables::get(&tables, &key)?;
+        self.fill(key, &row, since);
+        Ok(row)
+    }
+
+    /// Caches a row as it was when `since` was the newest batch, unless it may have changed.
+    pub(super) fn fill(&self, key: Bytes, row: &Option<Bytes>, since: Lsn) {
+        // The lock is held over the insertion: no batch can be applied, and then retired, in between.
+        let state = self.read_state();
+        if state.touched[group(&key)] <= since {
+            self.cache.put(key, row.clone());
+        }
+    }
+
+    /// A slice of rows, as of some moment of the call. Blocks.
+    pub(super) fn range(&self, query: &RangeQuery) -> Result<Slice, StoreError> {
+        let Some((mut lower, upper)) = key::bounds(query) else {
+            return Ok(Slice { rows: Vec::new(), end: true });
+        };
+        let upper = upper.as_ref().map_or(Bound::Unbounded, |upper| Bound::Excluded(upper.as_ref()));
+        loop {
+            let captured = self.capture(lower.as_ref().map(Bytes::as_ref), upper)?;
+            let stop = captured.stop.clone();
+            let slice = merge::slice(captured, lower.as_ref().map(Bytes::as_ref), upper, query)?;
+            match stop {
+                // Only removed rows so far: the caller could not tell where to go on.
+                Some(stop) if slice.rows.is_empty() && !slice.end => lower = Bound::Excluded(stop),
+                _ => return Ok(slice),
+            }
+        }
+    }
+
+    fn capture(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<Captured, StoreError> {
+        let state = self.read_state();
+        if state.taking == Taking::Stopped {
+            return Err(StoreError::Stopped);
+        }
+        let tables = state.tables.clone().ok_or(StoreError::Closed)?;
+        let active: Vec<Change> = state
+            .active
+            .range(lower, upper)
+            .take(CAPTURED_ROWS_MAX)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let stop = (active.len() == CAPTURED_ROWS_MAX).then(|| active.last().map(|(key, _)| key.clone()));
+        Ok(Captured { active, frozen: state.frozen.clone(), tables, stop: stop.flatten() })
+    }
+
+    /// Bytes of rows in memtables.
+    pub(super) fn memtable_bytes(&self) -> u64 {
+        let state = self.read_state();
+        state.active.bytes + state.frozen_bytes
+    }
+
+    /// The newest batch.
+    #[cfg(test)]
+    pub(super) fn last(&self) -> Lsn {
+        self.read_state().last
+    }
+
+    /// Bytes in the cache, and how many peeks memory answered, and how many it did not.
+    pub(super) fn figures(&self) -> (u64, u64, u64) {
+        (self.cache.bytes(), self.hits.load(Relaxed), self.misses.load(Relaxed))
+    }
+
+    fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().expect("nothing that holds this lock panics")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().expect("nothing that holds this lock panics")
+    }
+}
+
+impl State {
+    fn memtables(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+        let frozen = || self.frozen.iter().rev().find_map(|table| table.get(key));
+        self.active.get(key).or_else(frozen)
+    }
+}
+
+fn group(key: &[u8]) -> usize {
+    let mut hasher = FxHasher::default();
+    hasher.write(key);
+    // The remainder is below the number of groups, whatever the width of `usize`.
+    usize::try_from(hasher.finish() % TOUCHED_GROUPS as u64).unwrap_or(0)
+}
