@@ -1,0 +1,12 @@
+//! The subcommands, one file or folder each.
+
+pub(crate) mod config;
+
+use crate::{args::Command, output::Output};
+
+/// Runs what the user asked for.
+pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
+    match command {
+        Command::Config(command) => config::run(command, output),
+    }
+}
