@@ -4,6 +4,7 @@ pub mod durable;
 pub mod env;
 pub mod membership;
 pub mod reply;
+pub mod ring;
 pub mod store;
 
 pub use rondel_proto as proto;
