@@ -2,6 +2,7 @@
 
 pub mod durable;
 pub mod env;
+pub mod liveness;
 pub mod membership;
 pub mod reply;
 pub mod ring;
