@@ -1,6 +1,9 @@
 //! The command line: what every command shares, and the list of commands. Each command's own flags are beside it.
 
-use crate::{commands::config, output::Format};
+use crate::{
+    commands::{bench, config},
+    output::Format,
+};
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
@@ -18,6 +21,8 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Measure a cluster: throughput, latency and errors of gets and puts
+    Bench(bench::BenchArgs),
     /// Check, show or describe the configuration of a node
     #[command(subcommand)]
     Config(config::Command),

@@ -11,6 +11,8 @@ mod config;
 mod failure;
 mod logging;
 mod output;
+mod pb_client;
+mod rt;
 
 use args::{Arguments, format_of};
 use clap::Parser;

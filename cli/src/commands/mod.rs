@@ -1,5 +1,6 @@
 //! The subcommands, one file or folder each.
 
+pub(crate) mod bench;
 pub(crate) mod config;
 
 use crate::{args::Command, output::Output};
@@ -7,6 +8,7 @@ use crate::{args::Command, output::Output};
 /// Runs what the user asked for.
 pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
+        Command::Bench(args) => bench::run(args, output),
         Command::Config(command) => config::run(command, output),
     }
 }
