@@ -7,5 +7,6 @@ pub mod membership;
 pub mod reply;
 pub mod ring;
 pub mod store;
+pub mod transport;
 
 pub use rondel_proto as proto;
