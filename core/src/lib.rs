@@ -7,6 +7,7 @@ pub mod membership;
 pub mod reply;
 pub mod ring;
 pub mod store;
-pub mod transport;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use rondel_proto as proto;

@@ -207,7 +207,7 @@ mod tests {
         disk.rename(&old, &new).unwrap();
         disk.sync_dir(&root).unwrap();
         disk.create_dir_all(&root.join("inner")).unwrap();
-        assert_eq!(disk.list(&root).unwrap(), [new.clone()]);
+        assert_eq!(disk.list(&root).unwrap(), std::slice::from_ref(&new));
 
         let again = disk.open(&new, false).unwrap();
         let mut bytes = [9; 6];
