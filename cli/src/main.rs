@@ -13,6 +13,7 @@ mod logging;
 mod output;
 mod pb_client;
 mod rt;
+mod serve;
 
 use args::{Arguments, format_of};
 use clap::Parser;

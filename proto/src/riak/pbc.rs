@@ -69,8 +69,7 @@ pub enum DecodeError {
 /// # Errors
 /// [`FrameError`]: the buffer holds no frame and never will. Nothing has been taken.
 pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Frame>, FrameError> {
-    let Some(prefix) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
-    let len = u32::from_be_bytes(*prefix) as usize;
+    let Some(len) = claimed_bytes(buffer) else { return Ok(None) };
     if len == 0 {
         return Err(FrameError::Empty);
     }
@@ -87,6 +86,13 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
     let mut payload = buffer.split_to(len).freeze();
     let code = payload.get_u8();
     Ok(Some(Frame { code, payload }))
+}
+
+/// How long the frame at the front of a receive buffer says it is, without its length field; `None` until that is
+/// known. Nothing has been checked.
+#[must_use]
+pub fn claimed_bytes(buffer: &[u8]) -> Option<usize> {
+    buffer.first_chunk::<LENGTH_BYTES>().map(|prefix| u32::from_be_bytes(*prefix) as usize)
 }
 
 /// Appends a message.
@@ -323,6 +329,7 @@ mod tests {
     #[test]
     fn a_claimed_length_takes_no_memory() {
         let mut buffer = BytesMut::from(&[0x03, 0xFF, 0xFF, 0xFF, 11][..]);
+        assert_eq!(claimed_bytes(&buffer), Some(0x03FF_FFFF));
         assert_eq!(take_frame(&mut buffer, FRAME_BYTES_MAX), Ok(None));
         assert!(buffer.capacity() < 1024, "{}", buffer.capacity());
     }

@@ -1,0 +1,3 @@
+//! The listeners of a node.
+
+pub(crate) mod pbc;
