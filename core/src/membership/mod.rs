@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod data_dir;
+pub mod gossip;
 
 pub use certificate::{Certificate, fingerprint};
 pub use data_dir::{DataDir, DataDirError};
