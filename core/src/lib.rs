@@ -9,5 +9,6 @@ pub mod ring;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod transport;
 
 pub use rondel_proto as proto;

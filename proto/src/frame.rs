@@ -22,8 +22,10 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
-const COMMON_BYTES: usize = 16;
-const REQUEST_BYTES: usize = COMMON_BYTES + 38;
+/// A reply's or failure's bytes before its body, without the length.
+pub const COMMON_BYTES: usize = 16;
+/// A request's bytes before its key, without the length.
+pub const REQUEST_BYTES: usize = COMMON_BYTES + 38;
 
 /// Flags of a request.
 pub mod flags {

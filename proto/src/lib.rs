@@ -5,12 +5,14 @@
 //!
 //! * [`message`]: typed messages that are archived once and read in place ([`Wire`], [`Message`], [`Msg`]);
 //! * [`frame`]: what surrounds them on a stream;
+//! * [`hello`]: what goes first on a connection;
 //! * [`id`]: the identifiers that nodes exchange.
 
 // The attributes expand to paths in this crate.
 extern crate self as rondel_proto;
 
 pub mod frame;
+pub mod hello;
 pub mod id;
 pub mod message;
 pub mod riak;

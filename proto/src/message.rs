@@ -61,7 +61,8 @@ where
     T: Schema + Archive + Send + Sync + 'static,
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>,
     T::Archived: Send + Sync + 'static,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, HighDeserializer<RkyvError>>,
+    T::Archived:
+        for<'a> CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, HighDeserializer<RkyvError>>,
 {
     type View = Archived<T>;
 

@@ -1,0 +1,133 @@
+//! What reads mean by success: found, not found, and when to give up (riak_kv_get_core, with PROTOCOLS §2).
+
+use super::{Achieved, Ask, AskId, AskState, Quorum, Tally, Unmet, Verdict};
+use crate::ring::ActiveList;
+
+/// How a read takes "not found".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRule {
+    /// Whether a slot that has nothing counts as a success.
+    pub notfound_ok: bool,
+    /// Whether a majority of slots without success ends the read early. Matters only without `notfound_ok`.
+    pub basic_quorum: bool,
+}
+
+/// What came back for an ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The item, or its digest.
+    Found,
+    /// There is none there.
+    NotFound {
+        /// False for an owner that is behind while another owner is up: it may only not have it *yet*.
+        counts: bool,
+    },
+    /// An error, a damaged row, a digest that does not fit.
+    Failed,
+}
+
+/// How a read stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadVerdict {
+    /// Neither enough nor hopeless.
+    Waiting,
+    /// Enough answers, at least one of them an item.
+    Found(Achieved),
+    /// Nobody has it: enough say so, or all that can still answer and none failed.
+    NotFound,
+    /// There will not be enough.
+    Unmet(Unmet),
+}
+
+/// Counts the answers of a read over the slots of an active list for reads.
+///
+/// Slots that nobody was asked about yet count as open: a read asks as few as it needs ([`Tally::choose`]) and goes
+/// on with the next after every answer that is no counted success.
+#[derive(Debug, Clone)]
+pub struct ReadTally {
+    tally: Tally,
+    rule: ReadRule,
+    /// The answers so far, with the slots of their asks.
+    answers: Vec<(u16, Answer)>,
+}
+
+impl ReadTally {
+    /// The tally of a read that goes to an active list; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Unmet`] if the list can't satisfy the quorum even if everybody answers; `have` is what the list could give.
+    pub fn new(quorum: Quorum, rule: ReadRule, list: &ActiveList) -> Result<Self, Unmet> {
+        Ok(Self { tally: Tally::new(quorum, list)?, rule, answers: Vec::new() })
+    }
+
+    /// The count behind it: who was asked, and who is to be asked next.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Marks the asks to send now: see [`Tally::choose`].
+    pub fn choose<R: Ord>(&mut self, rank: impl Fn(&Ask) -> R) -> Vec<AskId> {
+        self.tally.choose(rank)
+    }
+
+    /// Marks one more ask to send: see [`Tally::choose_one`].
+    pub fn choose_one<R: Ord>(&mut self, rank: impl Fn(&Ask) -> R) -> Option<AskId> {
+        self.tally.choose_one(rank)
+    }
+
+    /// Goes on with a newer list: see [`Tally::follow`]. Answers may stay.
+    ///
+    /// # Errors
+    /// [`Unmet`] as [`Tally::follow`].
+    pub fn follow(&mut self, list: &ActiveList) -> Result<(), Unmet> {
+        self.tally.follow(list)
+    }
+
+    /// An answer came. Only the first answer to an ask counts.
+    pub fn answered(&mut self, id: AskId, answer: Answer) {
+        let ask = *self.tally.ask(id);
+        if matches!(ask.state, AskState::Acked | AskState::Failed) {
+            return;
+        }
+        self.answers.push((ask.owned | ask.stand_in, answer));
+        let success = match answer {
+            Answer::Found => true,
+            Answer::NotFound { counts } => counts && self.rule.notfound_ok,
+            Answer::Failed => false,
+        };
+        if success { self.tally.acked(id) } else { self.tally.failed(id) }
+    }
+
+    /// How the read stands.
+    #[must_use]
+    pub fn verdict(&self) -> ReadVerdict {
+        let found = self.slots(|answer| answer == Answer::Found);
+        let missed = match self.tally.verdict() {
+            Verdict::Satisfied(achieved) if found != 0 => return ReadVerdict::Found(achieved),
+            Verdict::Satisfied(_) => return ReadVerdict::NotFound,
+            Verdict::Impossible(unmet) => Some(unmet),
+            Verdict::Waiting if self.majority_missed() => self.tally.shortfall(),
+            Verdict::Waiting => None,
+        };
+        let Some(unmet) = missed else { return ReadVerdict::Waiting };
+        let not_found = self.slots(|answer| matches!(answer, Answer::NotFound { .. }));
+        let failed = self.slots(|answer| answer == Answer::Failed) & !not_found;
+        if found == 0 && failed == 0 && not_found != 0 {
+            ReadVerdict::NotFound
+        } else {
+            ReadVerdict::Unmet(unmet)
+        }
+    }
+
+    /// `basic_quorum`: a majority of all N slots has answered and is no success.
+    fn majority_missed(&self) -> bool {
+        let missed = self.slots(|_| true) & self.tally.lost_slots();
+        self.rule.basic_quorum && missed.count_ones() > u32::from(self.tally.quorum().n) / 2
+    }
+
+    fn slots(&self, holds: impl Fn(Answer) -> bool) -> u16 {
+        let answers = self.answers.iter().filter(|(_, answer)| holds(*answer));
+        answers.fold(0, |slots, (of, _)| slots | of)
+    }
+}
