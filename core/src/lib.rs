@@ -4,6 +4,7 @@ pub mod durable;
 pub mod env;
 pub mod liveness;
 pub mod membership;
+pub mod quorum;
 pub mod reply;
 pub mod ring;
 pub mod store;
