@@ -7,6 +7,7 @@ pub mod membership;
 pub mod quorum;
 pub mod reply;
 pub mod ring;
+pub mod sequence;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
