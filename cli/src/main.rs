@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-mod admin_client;
 mod args;
 mod commands;
 mod config;
@@ -15,7 +14,6 @@ mod output;
 mod pb_client;
 mod rt;
 mod serve;
-mod targets;
 
 use args::{Arguments, format_of};
 use clap::Parser;

@@ -2,8 +2,6 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
-pub(crate) mod dev;
-pub(crate) mod kv;
 
 use crate::{args::Command, output::Output};
 
@@ -12,7 +10,5 @@ pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Bench(args) => bench::run(args, output),
         Command::Config(command) => config::run(command, output),
-        Command::Dev(options) => dev::run(options, output),
-        Command::Kv(command) => kv::run(command, output),
     }
 }

@@ -30,12 +30,6 @@ pub(crate) enum Place {
     Flag(String),
 }
 
-impl Place {
-    fn line(&self) -> usize {
-        if let Self::File { line, .. } = self { *line } else { 0 }
-    }
-}
-
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,11 +84,7 @@ impl Layers {
         let path = path.display().to_string();
         let place = |offset: usize| Place::File { path: path.clone(), line: line_at(text, offset) };
         match DeTable::parse(text) {
-            Ok(table) => {
-                let before = self.problems.len();
-                self.table("", table.get_ref(), &place);
-                self.problems[before..].sort_by_key(|problem| problem.place.line());
-            }
+            Ok(table) => self.table("", table.get_ref(), &place),
             Err(error) => {
                 let offset = error.span().map_or(0, |span| span.start);
                 self.complain(place(offset), format!("not TOML: {}", error.message()));
