@@ -1,5 +1,6 @@
 //! A cluster framework: ring, vnodes, quorum requests, hinted handoff, liveness, and a simulator that runs it all.
 
+pub mod causal;
 pub mod durable;
 pub mod env;
 pub mod liveness;
