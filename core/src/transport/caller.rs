@@ -5,7 +5,7 @@
 //! that keep no protocol end the connection, and nothing else.
 
 use super::{
-    Clash, PeerInfo, Shared, Standing,
+    Clash, PeerInfo, Standing,
     budget::{Budget, Held},
     close,
     greeting::{CommonMessages, GreetingError, receive_hello, send_hello},
@@ -13,9 +13,13 @@ use super::{
     link::{LARGE_FRAME_TIMEOUT, STREAM_LANE, STREAM_OWN},
     lock,
     peers::{Refusal, Traffic},
-    tls::{Fingerprint, fingerprint},
+    shared::Shared,
+    tls::Fingerprint,
 };
-use crate::reply::{Failure, FailureCode, Outcome, ReplyTo};
+use crate::{
+    membership::fingerprint,
+    reply::{Failure, FailureCode, Outcome, ReplyTo},
+};
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rondel_proto::{
@@ -98,7 +102,10 @@ type Stream = (SendStream, RecvStream);
 pub(super) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     let addr = incoming.remote_address();
     let class = shared.config.class;
-    match shared.env.timeout(shared.config.connect_timeout, greet(&shared, incoming)).await {
+    shared.greeting.fetch_add(1, Ordering::Relaxed);
+    let greeted = shared.env.timeout(shared.config.connect_timeout, greet(&shared, incoming)).await;
+    shared.greeting.fetch_sub(1, Ordering::Relaxed);
+    match greeted {
         Ok(Ok((caller, control))) => caller.serve(control).await,
         Ok(Err(error)) => tracing::debug!(class, %addr, %error, "a connection was refused"),
         Err(_) => tracing::debug!(class, %addr, "a connection did not greet in time"),

@@ -6,7 +6,6 @@
 //! ends, for whatever reason. The next request makes a new link.
 
 use super::{
-    Shared,
     budget::{Budget, Held},
     close,
     greeting::{CommonMessages, GreetingError, receive_hello, send_hello},
@@ -14,10 +13,12 @@ use super::{
     lane::{FrameReader, Lane, ReadFailure, write_lane},
     peers::{Refusal, Traffic},
     quic,
-    tls::{Fingerprint, SERVER_NAME},
+    shared::Shared,
+    tls::Fingerprint,
 };
 use crate::{
     env::Env,
+    membership::certificate::CERTIFICATE_NAME,
     reply::{Failure, FailureCode, ReplyTo},
 };
 use bytes::{Bytes, BytesMut};
@@ -143,6 +144,10 @@ impl Link {
         }
         if self.up.get().is_some_and(|up| !up.common.contains(head.service, head.message)) {
             reply.send(Err(unsupported()));
+            return None;
+        }
+        if head.deadline_us == 0 {
+            reply.send(Err(Failure::new(FailureCode::Expired)));
             return None;
         }
         let (budget, in_flight, lane) = match class {
@@ -303,9 +308,9 @@ pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) 
 }
 
 async fn dial(shared: &Shared, link: &Link, target: Target) -> Result<(Connection, Vec<Stream>), DialError> {
-    let tls = shared.tls.client(target.fingerprint)?;
+    let tls = shared.tls().client(target.fingerprint)?;
     let client = quic::client(&shared.env, &shared.config, tls);
-    let connection = shared.endpoint.connect_with(client, target.addr, SERVER_NAME)?.await?;
+    let connection = shared.endpoint.connect_with(client, target.addr, CERTIFICATE_NAME)?.await?;
     let greeted = greet(shared, &connection, target).await;
     let (control, common, nonce) = match greeted {
         Ok(greeted) => greeted,
@@ -348,8 +353,11 @@ fn spawn_lane(link: &Arc<Link>, connection: &Connection, index: usize, (mut send
     link.env.clone().spawn("transport write", async move {
         let lane = if index == 0 { &writer.control } else { &writer.lanes[index - 1] };
         let encode = |ask: &Ask, now: Instant, out: &mut BytesMut| writer.encode(ask, now, out);
-        // An error means that the connection has ended: the link's own task sees that too.
-        let _ = write_lane(&writer.env, lane, &mut sender, &writer.traffic, encode).await;
+        let written = write_lane(&writer.env, lane, &mut sender, &writer.traffic, encode).await;
+        if let Err(error) = written {
+            // Whether the connection has ended or only this stream: requests on it would never be answered.
+            writer.end(close::NORMAL, &error.to_string());
+        }
     });
     let (link, connection) = (link.clone(), connection.clone());
     link.env.clone().spawn("transport read", async move {

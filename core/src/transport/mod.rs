@@ -9,143 +9,47 @@
 //! membership get anything but a refusal (PROTOCOLS §3); and a message that the peer knows by another schema is
 //! never sent.
 //!
-//! * [`tls`]: certificates and fingerprints;
-//! * `link`: a connection that this node dialled; `caller`: one that it accepted; `peers`: who may be either.
+//! Inside: `link` is a connection that this node has dialled, `caller` one that it has accepted, `peers` knows who may
+//! be either, `shared` holds them together.
 
 mod budget;
 mod caller;
+mod config;
 mod greeting;
 mod in_flight;
 mod lane;
 mod link;
 mod peers;
 mod quic;
+mod shared;
 mod sweep;
 #[cfg(test)]
 mod tests;
-pub mod tls;
+mod tls;
 
+pub use config::{Identity, TransportConfig};
 pub use peers::{Peer, PeerStats};
-pub use tls::{Fingerprint, SelfSigned, fingerprint};
+pub use tls::Fingerprint;
 
 use crate::{
     env::{Env, TaskHandle},
     reply::{Failure, FailureCode, Outcome, ReplyTo},
 };
-use budget::Budget;
 use bytes::Bytes;
-use caller::Caller;
-use link::{Class, Link, Target};
-use peers::{Peers, Refusal, not_a_member, same_lineage};
-use quinn::Endpoint;
+use link::{Class, Target};
 use rondel_proto::{
-    frame::{FRAME_BYTES_MAX, Head},
+    frame::Head,
     hello::Hello,
     id::{Lineage, NodeId, StoreId},
 };
+use shared::Shared;
 use std::{
-    collections::BTreeMap,
     fmt, io,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use sweep::Sweep;
 use tls::Tls;
-use tokio::sync::Semaphore;
-
-/// Connections of one node that may be open at a time; a new one ends the oldest. A live peer has one, and a second
-/// while it joins or after it has lost the first.
-const CALLERS_PER_NODE_MAX: usize = 4;
-/// Strangers that may be connected at a time.
-const STRANGERS_MAX: usize = 32;
-/// How often closing looks whether all is done.
-const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
-/// What closing takes at least to let answers reach their peers.
-const FLUSH_MIN: Duration = Duration::from_millis(250);
-
-/// How a transport behaves. `new` gives the defaults.
-#[derive(Debug, Clone)]
-pub struct TransportConfig {
-    /// What it is for, in logs: `requests` or `bulk`.
-    pub class: &'static str,
-    /// Where to listen; port 0 takes any.
-    pub bind: SocketAddr,
-    /// Shared streams per connection, 1 to 8 (2): more lose less to a lost datagram, fewer write more at once.
-    pub request_streams: usize,
-    /// How long a connection may take until the hellos are exchanged (2 s).
-    pub connect_timeout: Duration,
-    /// Silence after which a connection is lost (5 s).
-    pub idle_timeout: Duration,
-    /// How often an idle connection is made use of (1.5 s).
-    pub keep_alive: Duration,
-    /// The first wait after a lost connection (50 ms); it doubles, with jitter.
-    pub backoff_min: Duration,
-    /// The longest wait (2 s).
-    pub backoff_max: Duration,
-    /// Requests in flight to one peer (16,384).
-    pub in_flight_max: usize,
-    /// Bytes of requests queued to one peer (64 MiB).
-    pub queue_bytes_max: usize,
-    /// Bytes that requests to all peers, their large replies, requests of all peers, and replies to them may each
-    /// hold at a time (256 MiB).
-    pub node_bytes_max: usize,
-    /// Connections that peers may have open here (1,024).
-    pub callers_max: usize,
-    /// The (service, message) pairs that somebody outside of the membership may send: the join.
-    pub strangers_may: Vec<(u32, u16)>,
-    /// The largest datagram to look for, up to 6,500 bytes (6,500).
-    pub mtu_max: u16,
-}
-
-impl TransportConfig {
-    /// The defaults.
-    #[must_use]
-    pub fn new(bind: SocketAddr) -> Self {
-        Self {
-            class: "requests",
-            bind,
-            request_streams: 2,
-            connect_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(5),
-            keep_alive: Duration::from_millis(1500),
-            backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(2),
-            in_flight_max: 16_384,
-            queue_bytes_max: 64 << 20,
-            node_bytes_max: 256 << 20,
-            callers_max: 1024,
-            strangers_may: Vec::new(),
-            mtu_max: 6500,
-        }
-    }
-}
-
-/// Who this node is.
-#[derive(Clone)]
-pub struct Identity {
-    /// The node.
-    pub node: NodeId,
-    /// Its store.
-    pub store: StoreId,
-    /// How often the store has been opened.
-    pub boot: u64,
-    /// Drawn anew at this start.
-    pub nonce: u64,
-    /// Its certificate.
-    pub certificate_der: Vec<u8>,
-    /// The certificate's private key.
-    pub key_pkcs8_der: Vec<u8>,
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Identity({})", self.node)
-    }
-}
 
 /// Whether a peer belongs to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,6 +217,15 @@ impl Transport {
         self.0.shared.set_hello(hello);
     }
 
+    /// Another certificate for this node, without a restart: decide its fingerprint first, then call this. Peers end
+    /// the connections that were made with the old one when they hear of the decision.
+    ///
+    /// # Errors
+    /// [`StartError::Identity`]: nothing has changed.
+    pub fn set_certificate(&self, certificate_der: &[u8], key_pkcs8_der: &[u8]) -> Result<(), StartError> {
+        self.0.shared.set_certificate(certificate_der, key_pkcs8_der)
+    }
+
     /// Sends a request; the key is copied. Connects if there is no connection.
     ///
     /// The outcome is the peer's, or `Expired` when `head.deadline_us` have passed, `Disconnected` as soon as the
@@ -358,282 +271,6 @@ impl Transport {
     /// have reached the peers (which may take a quarter of a second longer).
     pub async fn close(&self, drain: Duration) {
         self.0.shared.close(drain).await;
-    }
-}
-
-/// What all tasks of a transport share.
-struct Shared {
-    env: Env,
-    config: TransportConfig,
-    identity: Identity,
-    own_fingerprint: Fingerprint,
-    endpoint: Endpoint,
-    tls: Tls,
-    inbound: Arc<dyn Inbound>,
-    hello: RwLock<Arc<Hello>>,
-    peers: Peers,
-    callers: Mutex<BTreeMap<u64, Arc<Caller>>>,
-    links: Mutex<Vec<Arc<Link>>>,
-    sweep: Sweep,
-    queued: Arc<Budget>,
-    replies_queued: Arc<Budget>,
-    request_credit: Semaphore,
-    reply_credit: Semaphore,
-    ids: AtomicU64,
-    closing: AtomicBool,
-}
-
-impl Shared {
-    fn new(
-        env: Env,
-        config: TransportConfig,
-        identity: Identity,
-        endpoint: Endpoint,
-        tls: Tls,
-        inbound: Arc<dyn Inbound>,
-    ) -> Self {
-        // Less than one frame could never be received.
-        let credit_bytes = config.node_bytes_max.clamp(2 * FRAME_BYTES_MAX, Semaphore::MAX_PERMITS);
-        Self {
-            sweep: Sweep::new(&env),
-            own_fingerprint: fingerprint(&identity.certificate_der),
-            queued: Budget::new(config.node_bytes_max),
-            replies_queued: Budget::new(config.node_bytes_max),
-            request_credit: Semaphore::new(credit_bytes),
-            reply_credit: Semaphore::new(credit_bytes),
-            hello: RwLock::default(),
-            peers: Peers::default(),
-            callers: Mutex::default(),
-            links: Mutex::default(),
-            ids: AtomicU64::new(0),
-            closing: AtomicBool::new(false),
-            env,
-            config,
-            identity,
-            endpoint,
-            tls,
-            inbound,
-        }
-    }
-
-    async fn accept(self: &Arc<Self>) {
-        while let Some(incoming) = self.endpoint.accept().await {
-            if self.closing() || self.endpoint.open_connections() >= self.config.callers_max {
-                incoming.refuse();
-                continue;
-            }
-            self.env.spawn("transport caller", caller::accept(self.clone(), incoming));
-        }
-    }
-
-    async fn expire(&self) {
-        let sweep = |now| {
-            let links = lock(&self.links).clone();
-            links.iter().filter_map(|link| link.expire(now)).min()
-        };
-        self.sweep.run(&self.env, sweep).await;
-    }
-
-    fn hello(&self) -> Arc<Hello> {
-        self.hello.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_hello(&self, hello: Hello) {
-        let Identity { node, store, boot, nonce, .. } = self.identity;
-        let hello = Arc::new(Hello { node, store, boot, nonce, ..hello });
-        let before = {
-            let mut current = self.hello.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, hello.clone())
-        };
-        if before.lineage != hello.lineage {
-            self.disconnect(close::REMOVED, "this node follows another lineage now");
-        }
-    }
-
-    fn set_peers(&self, members: &[Peer]) {
-        let others: Vec<Peer> =
-            members.iter().filter(|peer| peer.node != self.identity.node).copied().collect();
-        self.peers.set(&others, || self.env.rng());
-        for caller in self.callers() {
-            self.judge_again(&caller);
-        }
-    }
-
-    /// Follows a change of the membership or of the lineage.
-    fn judge_again(&self, caller: &Caller) {
-        let theirs = Hello { lineage: caller.info.lineage, ..Hello::default() };
-        let member = self.peers.owner_of(&caller.info.fingerprint) == Some(caller.info.node)
-            && same_lineage(&self.hello(), &theirs);
-        match (caller.member(), member) {
-            (false, true) => caller.admit(),
-            (true, false) => caller.close(close::REMOVED, "no longer a member with this certificate"),
-            _ => {}
-        }
-    }
-
-    /// Who a caller is.
-    fn judge_client(
-        &self,
-        ours: &Hello,
-        theirs: &Hello,
-        certificate: &Fingerprint,
-    ) -> Result<Standing, Refusal> {
-        self.judge_self(theirs)?;
-        match self.peers.owner_of(certificate) {
-            Some(owner) if owner != theirs.node => Err(Refusal::Imposter { claimed: theirs.node }),
-            Some(_) if same_lineage(ours, theirs) => Ok(Standing::Member),
-            _ if *certificate == self.own_fingerprint => Err(Refusal::Imposter { claimed: theirs.node }),
-            _ => Ok(Standing::Stranger),
-        }
-    }
-
-    /// Whether the right one has answered. Whoever joins takes what comes: the token vouches for the certificate.
-    fn judge_server(&self, ours: &Hello, theirs: &Hello, target: Target) -> Result<(), Refusal> {
-        self.judge_self(theirs)?;
-        let Some(expected) = target.node else { return Ok(()) };
-        if theirs.node != expected {
-            return Err(Refusal::OtherNode { expected, found: theirs.node });
-        }
-        if !same_lineage(ours, theirs) {
-            return Err(Refusal::OtherLineage { ours: ours.lineage, theirs: theirs.lineage });
-        }
-        Ok(())
-    }
-
-    fn judge_self(&self, theirs: &Hello) -> Result<(), Refusal> {
-        if theirs.node != self.identity.node {
-            return Ok(());
-        }
-        Err(if theirs.nonce == self.identity.nonce { Refusal::Oneself } else { Refusal::Clash(theirs.node) })
-    }
-
-    fn ask(self: &Arc<Self>, class: Class, to: NodeId, head: Head, key: &[u8], body: Bytes, reply: ReplyTo) {
-        if self.closing() {
-            reply.send(Err(Failure::because(FailureCode::Disconnected, "this node is shutting down")));
-            return;
-        }
-        let Some(remote) = self.peers.get(to) else {
-            reply.send(Err(not_a_member()));
-            return;
-        };
-        match remote.link(self) {
-            Ok(link) => self.ask_link(&link, class, head, key, body, reply),
-            Err(failure) => reply.send(Err(failure)),
-        }
-    }
-
-    fn ask_link(&self, link: &Link, class: Class, head: Head, key: &[u8], body: Bytes, reply: ReplyTo) {
-        if let Some(deadline) = link.ask(class, head, key, body, reply) {
-            self.sweep.note(deadline);
-        }
-    }
-
-    fn join(self: &Arc<Self>, target: Target, head: Head, key: &[u8], body: Bytes, reply: ReplyTo) {
-        let link = Link::new(self, Arc::default());
-        self.add_link(&link);
-        let end = link.clone();
-        let reply = ReplyTo::new(move |outcome| {
-            reply.send(outcome);
-            end.end(close::NORMAL, "the join request has been answered");
-        });
-        self.ask_link(&link, Class::Request, head, key, body, reply);
-        let shared = self.clone();
-        self.env.spawn("transport join", async move {
-            link::run(&shared, &link, target).await;
-            shared.remove_link(&link);
-        });
-    }
-
-    fn add_link(&self, link: &Arc<Link>) {
-        lock(&self.links).push(link.clone());
-    }
-
-    fn remove_link(&self, link: &Arc<Link>) {
-        lock(&self.links).retain(|other| !Arc::ptr_eq(other, link));
-    }
-
-    /// Takes a caller in, and ends the oldest of the same node if there are too many; false for a stranger too many.
-    fn add_caller(&self, caller: &Arc<Caller>) -> bool {
-        let mut callers = lock(&self.callers);
-        let strangers = callers.values().filter(|other| !other.member()).count();
-        if !caller.member() && strangers >= STRANGERS_MAX {
-            return false;
-        }
-        let same = |other: &&Arc<Caller>| other.info.fingerprint == caller.info.fingerprint;
-        let oldest = callers.values().find(same).cloned();
-        if callers.values().filter(same).count() >= CALLERS_PER_NODE_MAX
-            && let Some(oldest) = oldest
-        {
-            oldest.close(close::CROWDED, "the same node has connected anew");
-            callers.remove(&oldest.id);
-        }
-        callers.insert(caller.id, caller.clone());
-        drop(callers);
-        // The membership may have changed since it was judged first, when it could not be found here.
-        self.judge_again(caller);
-        true
-    }
-
-    fn remove_caller(&self, caller: &Caller) {
-        lock(&self.callers).remove(&caller.id);
-    }
-
-    fn callers(&self) -> Vec<Arc<Caller>> {
-        lock(&self.callers).values().cloned().collect()
-    }
-
-    fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-
-    fn disconnect(&self, code: u32, why: &str) {
-        for caller in self.callers() {
-            caller.close(code, why);
-        }
-        let links = lock(&self.links).clone();
-        for link in links {
-            link.end(code, why);
-        }
-    }
-
-    async fn close(&self, drain: Duration) {
-        self.closing.store(true, Ordering::Relaxed);
-        let until = self.env.now() + drain;
-        let quiet = || {
-            self.callers().iter().all(|caller| caller.quiet())
-                && lock(&self.links).iter().all(|link| link.in_flight() == 0)
-        };
-        self.wait_for(until, quiet).await;
-        for caller in self.callers() {
-            caller.finish();
-        }
-        let flushed = || self.callers().iter().all(|caller| caller.flushed());
-        self.wait_for(until.max(self.env.now() + FLUSH_MIN), flushed).await;
-        self.end();
-        // Peers that don't acknowledge the end find out by themselves.
-        let _ = self.env.timeout(FLUSH_MIN, self.endpoint.wait_idle()).await;
-    }
-
-    async fn wait_for(&self, until: Instant, done: impl Fn() -> bool) {
-        while !done() && self.env.now() < until {
-            self.env.sleep(CLOSE_INTERVAL).await;
-        }
-    }
-
-    /// Closes everything at once.
-    fn end(&self) {
-        self.closing.store(true, Ordering::Relaxed);
-        self.disconnect(close::SHUTDOWN, "the node is shutting down");
-        // Callers and this hold each other: tasks that are aborted don't part them.
-        let callers = std::mem::take(&mut *lock(&self.callers));
-        for caller in callers.values() {
-            caller.abandon();
-        }
-        self.endpoint.close(close::SHUTDOWN.into(), b"the node is shutting down");
     }
 }
 

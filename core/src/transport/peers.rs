@@ -1,9 +1,10 @@
 //! The peers: who they are by the decided membership, how to reach them, and how it has gone so far.
 
 use super::{
-    Shared, close,
+    close,
     link::{self, Link, Target},
     lock,
+    shared::Shared,
     tls::Fingerprint,
 };
 use crate::{

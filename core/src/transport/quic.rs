@@ -30,15 +30,25 @@ pub(super) fn endpoint(
     tls: &Tls,
     key_pkcs8_der: &[u8],
 ) -> Result<Endpoint, StartError> {
+    let server = server(env, config, tls)?;
     let socket = env.bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
+    let settings = endpoint_config(env, key_pkcs8_der);
+    Endpoint::new_with_abstract_socket(settings, Some(server), socket, env.quic_runtime())
+        .map_err(|source| StartError::Endpoint { addr: config.bind, source })
+}
+
+/// How to accept whoever proves a key.
+pub(super) fn server(
+    env: &Env,
+    config: &TransportConfig,
+    tls: &Tls,
+) -> Result<quinn::ServerConfig, rustls::Error> {
     let mut token_secret = [0; 32];
     env.entropy(&mut token_secret);
     let token_key = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]).extract(&token_secret);
     let mut server = quinn::ServerConfig::new(tls.server()?, Arc::new(token_key));
     server.transport_config(Arc::new(accepting(config))).time_source(Arc::new(Calendar(env.clone())));
-    let settings = endpoint_config(env, key_pkcs8_der);
-    Endpoint::new_with_abstract_socket(settings, Some(server), socket, env.quic_runtime())
-        .map_err(|source| StartError::Endpoint { addr: config.bind, source })
+    Ok(server)
 }
 
 /// The reset key comes from the node's private key, and connection ids carry no key of one process: so a node that

@@ -6,7 +6,7 @@
 //! because a joiner's can't be known yet. Either way the handshake proves that the peer holds the private key. Dates
 //! and names in certificates mean nothing.
 
-use crate::env::Env;
+use crate::{env::Env, membership::fingerprint};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
@@ -24,52 +24,7 @@ use std::{fmt, sync::Arc};
 /// BLAKE3 of a certificate's DER: what the membership pins.
 pub type Fingerprint = [u8; 32];
 
-/// The name in every certificate and handshake; nobody looks at it.
-pub(super) const SERVER_NAME: &str = "rondel";
 const ALPN: &[u8] = b"rondel/1";
-
-/// The fingerprint of a certificate.
-#[must_use]
-pub fn fingerprint(certificate_der: &[u8]) -> Fingerprint {
-    blake3::hash(certificate_der).into()
-}
-
-/// A fresh Ed25519 key and a certificate for it, signed by itself.
-#[derive(Clone)]
-pub struct SelfSigned {
-    /// The certificate.
-    pub certificate_der: Vec<u8>,
-    /// The private key, PKCS #8.
-    pub key_pkcs8_der: Vec<u8>,
-}
-
-impl fmt::Debug for SelfSigned {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("SelfSigned")
-    }
-}
-
-impl SelfSigned {
-    /// Draws a key and issues its certificate. Ed25519, because its signatures draw no random numbers: a run in the
-    /// simulator must not depend on any.
-    #[must_use]
-    pub fn generate(env: &Env) -> Self {
-        // RFC 8410 §7: version 0, algorithm 1.3.101.112, the seed in two octet strings.
-        const PKCS8_ED25519: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
-        let mut key = PKCS8_ED25519.to_vec();
-        key.resize(PKCS8_ED25519.len() + 32, 0);
-        env.entropy(&mut key[PKCS8_ED25519.len()..]);
-        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(
-            &PrivatePkcs8KeyDer::from(key.as_slice()),
-            &rcgen::PKCS_ED25519,
-        )
-        .expect("32 bytes behind this prefix are an Ed25519 key");
-        let certificate = rcgen::CertificateParams::new([SERVER_NAME.to_owned()])
-            .and_then(|params| params.self_signed(&pair))
-            .expect("a fixed name and a good key make a certificate");
-        Self { certificate_der: certificate.der().to_vec(), key_pkcs8_der: key }
-    }
-}
 
 /// This node's end of every handshake.
 pub(super) struct Tls {
@@ -87,6 +42,11 @@ impl Tls {
             certificate: certificate_der.to_vec().into(),
             key: PrivatePkcs8KeyDer::from(key_pkcs8_der.to_vec()).into(),
         }
+    }
+
+    /// What peers know this node by.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        fingerprint(&self.certificate)
     }
 
     /// The accepting side: any client that proves its key.
@@ -245,32 +205,33 @@ impl TimeProvider for Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::membership::Certificate;
+    use rondel_proto::id::NodeId;
+
+    fn certificate(seed: u8) -> Certificate {
+        Certificate::self_signed(&[seed; 32], NodeId(1))
+    }
 
     #[tokio::test]
-    async fn a_fresh_certificate_serves_both_sides_and_no_two_are_alike() {
+    async fn a_certificate_serves_both_sides_and_only_with_its_own_key() {
         let env = Env::production();
-        let (one, two) = (SelfSigned::generate(&env), SelfSigned::generate(&env));
-        assert_ne!(fingerprint(&one.certificate_der), fingerprint(&two.certificate_der));
-        let tls = Tls::new(env.clone(), &one.certificate_der, &one.key_pkcs8_der);
+        let (one, two) = (certificate(1), certificate(2));
+        let tls = Tls::new(env.clone(), one.der(), one.key_pkcs8());
+        assert_eq!(tls.fingerprint(), one.fingerprint());
         tls.server().unwrap();
-        tls.client(fingerprint(&two.certificate_der)).unwrap();
-        assert!(Tls::new(env.clone(), &one.certificate_der, &two.key_pkcs8_der).server().is_err());
-        assert!(Tls::new(env, b"no certificate", &two.key_pkcs8_der).server().is_err());
+        tls.client(two.fingerprint()).unwrap();
+        assert!(Tls::new(env.clone(), one.der(), two.key_pkcs8()).server().is_err());
+        assert!(Tls::new(env, b"no certificate", two.key_pkcs8()).server().is_err());
     }
 
     #[test]
     fn only_the_pinned_certificate_passes() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let _context = runtime.enter();
-        let env = Env::production();
-        let (one, two) = (SelfSigned::generate(&env), SelfSigned::generate(&env));
+        let (one, two) = (certificate(1), certificate(2));
         let pin = |expected| Pin { expected, provider: Arc::new(default_provider()) };
-        let (one_der, two_der): (CertificateDer<'_>, CertificateDer<'_>) =
-            (one.certificate_der.as_slice().into(), two.certificate_der.as_slice().into());
-        let pinned = pin(Some(fingerprint(&one.certificate_der)));
-        pinned.certificate(&one_der).unwrap();
-        pinned.certificate(&two_der).unwrap_err();
-        pin(None).certificate(&two_der).unwrap();
+        let pinned = pin(Some(one.fingerprint()));
+        pinned.certificate(&one.der().into()).unwrap();
+        pinned.certificate(&two.der().into()).unwrap_err();
+        pin(None).certificate(&two.der().into()).unwrap();
         pin(None).certificate(&b"garbage".as_slice().into()).unwrap_err();
     }
 }
