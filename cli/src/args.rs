@@ -1,7 +1,7 @@
 //! The command line: what every command shares, and the list of commands. Each command's own flags are beside it.
 
 use crate::{
-    commands::{bench, config},
+    commands::{bench, config, dev, kv},
     output::Format,
 };
 use clap::{Parser, Subcommand};
@@ -21,6 +21,11 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Run a local cluster of real processes until Ctrl-C, or steer one that runs
+    Dev(dev::Options),
+    /// Read and write the key-value store
+    #[command(subcommand)]
+    Kv(kv::Command),
     /// Measure a cluster: throughput, latency and errors of gets and puts
     Bench(bench::BenchArgs),
     /// Check, show or describe the configuration of a node

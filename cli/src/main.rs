@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin_client;
 mod args;
 mod commands;
 mod config;
@@ -14,6 +15,7 @@ mod output;
 mod pb_client;
 mod rt;
 mod serve;
+mod targets;
 
 use args::{Arguments, format_of};
 use clap::Parser;

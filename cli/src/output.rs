@@ -40,11 +40,6 @@ impl Output {
         Self { format }
     }
 
-    /// The format.
-    pub(crate) fn format(&self) -> Format {
-        self.format
-    }
-
     /// Whether programs read this.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
@@ -53,13 +48,6 @@ impl Output {
     /// Writes a report to standard output.
     pub(crate) fn report(&self, report: &impl Report) -> io::Result<()> {
         self.write(report, &mut io::stdout().lock())
-    }
-
-    /// Writes bytes to standard output as they are.
-    pub(crate) fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes)?;
-        out.flush()
     }
 
     /// Tells people how things go, on standard error; programs are not told.

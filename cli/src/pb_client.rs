@@ -29,7 +29,7 @@ pub(crate) enum PbError {
     #[error("{0}")]
     Server(String),
     /// The server can't be reached.
-    #[error("connect to {address}: {source}")]
+    #[error("cannot connect to {address}")]
     Connect {
         /// Whom.
         address: String,
@@ -37,19 +37,19 @@ pub(crate) enum PbError {
         source: io::Error,
     },
     /// The connection broke. Whether the request was done is unknown.
-    #[error("connection lost: {0}")]
+    #[error("connection lost")]
     Io(#[from] io::Error),
     /// The server closed the connection. Whether the request was done is unknown.
     #[error("connection closed by the server")]
     Closed,
     /// No answer in time. Whether the request was done is unknown.
-    #[error("timeout (client)")]
+    #[error("no answer from the server")]
     Elapsed(#[from] rt::Elapsed),
     /// The answer is no frame.
-    #[error("not Riak's protocol: {0}")]
+    #[error("not Riak's protocol")]
     Frame(#[from] FrameError),
     /// The answer does not decode.
-    #[error("not Riak's protocol: {0}")]
+    #[error("not Riak's protocol")]
     Decode(#[from] DecodeError),
     /// An answer to another request.
     #[error("message {got} where {want} was due")]

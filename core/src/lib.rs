@@ -5,8 +5,10 @@ pub mod durable;
 pub mod env;
 pub mod liveness;
 pub mod membership;
+pub mod quorum;
 pub mod reply;
 pub mod ring;
+pub mod sequence;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -170,7 +170,7 @@ fn put_length(out: &mut BytesMut, len: usize) -> usize {
 /// Takes the next whole frame out of a receive buffer; `None` until one is there.
 ///
 /// # Errors
-/// [`FrameError`]: the buffer holds no frame and never will. Nothing has been taken.
+/// [`FrameError`]: the buffer holds no frame and never will; it is of no further use.
 pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Frame>, FrameError> {
     let Some(prefix) = buffer.first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_le_bytes(*prefix) as usize;
@@ -210,11 +210,126 @@ fn parse(mut bytes: Bytes) -> Result<Frame, FrameError> {
                 return Err(FrameError::TooShort);
             }
             let key = bytes.split_to(key_len);
-            let head = Head { service, message: code, flags, slots, stand_in, ver, position, request_id, deadline_us };
+            let head = Head {
+                service,
+                message: code,
+                flags,
+                slots,
+                stand_in,
+                ver,
+                position,
+                request_id,
+                deadline_us,
+            };
             Ok(Frame::Request { correlation, head, key, body: bytes })
         }
         2 => Ok(Frame::Reply { correlation, body: bytes }),
         3 => Ok(Frame::Failure { correlation, code, detail: bytes }),
         other => Err(FrameError::UnknownKind(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: Head = Head {
+        service: 0x0403_0201,
+        message: 0x0605,
+        flags: 0x07,
+        slots: 0x0908,
+        stand_in: 0x0B0A,
+        ver: Ver(0x0F0E_0D0C),
+        position: Position(0x1716_1514_1312_1110),
+        request_id: RequestId(0x2726_2524_2322_2120_1F1E_1D1C_1B1A_1918),
+        deadline_us: 0x2B2A_2928,
+    };
+
+    fn take_all(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        take_frame(&mut BytesMut::from(bytes), FRAME_INLINE_BYTES_MAX)
+    }
+
+    /// These bytes are what every release reads: if this test has to change, the wire has changed.
+    #[test]
+    fn a_request_has_these_bytes_for_ever() {
+        let mut out = BytesMut::new();
+        put_request(&mut out, 0x3736_3534_3332_3130, &HEAD, b"key", b"body");
+        let expected = [
+            &[61, 0, 0, 0][..],
+            &[1, 0x07, 0x05, 0x06, 0x01, 0x02, 0x03, 0x04],
+            &[0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37],
+            &[0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17],
+            &[0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27],
+            &[0x0C, 0x0D, 0x0E, 0x0F, 0x28, 0x29, 0x2A, 0x2B],
+            &[0x08, 0x09, 0x0A, 0x0B, 3, 0],
+            b"keybody",
+        ];
+        assert_eq!(out[..], expected.concat());
+        let (key, body) = (Bytes::from_static(b"key"), Bytes::from_static(b"body"));
+        let request = Frame::Request { correlation: 0x3736_3534_3332_3130, head: HEAD, key, body };
+        assert_eq!(take_all(&out), Ok(Some(request)));
+    }
+
+    #[test]
+    fn answers_have_these_bytes_for_ever() {
+        let mut out = BytesMut::new();
+        put_reply(&mut out, 1, b"ok");
+        assert_eq!(out[..], [18, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'o', b'k']);
+        assert_eq!(take_all(&out), Ok(Some(Frame::Reply { correlation: 1, body: "ok".into() })));
+        out.clear();
+        put_failure(&mut out, 2, 0x0304, b"no");
+        assert_eq!(out[..], [18, 0, 0, 0, 3, 0, 4, 3, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, b'n', b'o']);
+        assert_eq!(
+            take_all(&out),
+            Ok(Some(Frame::Failure { correlation: 2, code: 0x0304, detail: "no".into() }))
+        );
+    }
+
+    #[test]
+    fn a_frame_is_taken_when_it_is_whole_and_what_follows_stays() {
+        let mut sent = BytesMut::new();
+        put_request(&mut sent, 1, &HEAD, b"k", b"v");
+        let mut buffer = BytesMut::new();
+        for byte in &sent[..sent.len() - 1] {
+            buffer.put_u8(*byte);
+            assert_eq!(take_frame(&mut buffer, FRAME_INLINE_BYTES_MAX), Ok(None));
+        }
+        buffer.put_slice(&[sent[sent.len() - 1], 0xAA, 0xBB]);
+        assert!(matches!(take_frame(&mut buffer, FRAME_INLINE_BYTES_MAX), Ok(Some(Frame::Request { .. }))));
+        assert_eq!(buffer[..], [0xAA, 0xBB]);
+    }
+
+    #[test]
+    fn a_length_beyond_the_bound_is_refused_before_anything_else_arrives() {
+        let mut buffer = BytesMut::from(&101_u32.to_le_bytes()[..]);
+        assert_eq!(take_frame(&mut buffer, 100), Err(FrameError::TooLong { len: 101, max: 100 }));
+        let mut exact = BytesMut::from(&100_u32.to_le_bytes()[..]);
+        assert_eq!(take_frame(&mut exact, 100), Ok(None));
+    }
+
+    #[test]
+    fn a_frame_shorter_than_its_fields_or_of_another_kind_is_refused() {
+        assert_eq!(take_all(&15_u32.to_le_bytes()), Err(FrameError::TooShort));
+        let short_request = [&16_u32.to_le_bytes()[..], &[1], &[0; 15]].concat();
+        assert_eq!(take_all(&short_request), Err(FrameError::TooShort));
+        let other_kind = [&16_u32.to_le_bytes()[..], &[4], &[0; 15]].concat();
+        assert_eq!(take_all(&other_kind), Err(FrameError::UnknownKind(4)));
+
+        let mut key_too_long = BytesMut::new();
+        put_request(&mut key_too_long, 1, &HEAD, b"key", b"");
+        let key_length = key_too_long.len() - 5;
+        key_too_long[key_length] = 4;
+        assert_eq!(take_all(&key_too_long), Err(FrameError::TooShort));
+    }
+
+    #[test]
+    fn the_longest_key_travels() {
+        let key = vec![7; KEY_BYTES_MAX];
+        let mut out = BytesMut::new();
+        put_request(&mut out, 1, &HEAD, &key, b"");
+        let Ok(Some(Frame::Request { key: received, .. })) = take_frame(&mut out, FRAME_BYTES_MAX) else {
+            panic!("a request");
+        };
+        assert_eq!(received, key);
     }
 }

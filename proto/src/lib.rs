@@ -12,6 +12,8 @@
 extern crate self as rondel_proto;
 
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod hello;
 pub mod id;
 pub mod message;

@@ -35,7 +35,7 @@ enum Task {
     Test(test::Options),
     /// Build the documentation; a warning is an error
     Doc(doc::Options),
-    /// Fuzz the decoders with cargo-fuzz
+    /// Try the decoders on hostile bytes
     Fuzz(fuzz::Options),
 }
 

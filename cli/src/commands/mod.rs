@@ -2,6 +2,8 @@
 
 pub(crate) mod bench;
 pub(crate) mod config;
+pub(crate) mod dev;
+pub(crate) mod kv;
 
 use crate::{args::Command, output::Output};
 
@@ -10,5 +12,7 @@ pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
     match command {
         Command::Bench(args) => bench::run(args, output),
         Command::Config(command) => config::run(command, output),
+        Command::Dev(options) => dev::run(options, output),
+        Command::Kv(command) => kv::run(command, output),
     }
 }

@@ -30,6 +30,12 @@ pub(crate) enum Place {
     Flag(String),
 }
 
+impl Place {
+    fn line(&self) -> usize {
+        if let Self::File { line, .. } = self { *line } else { 0 }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -84,7 +90,11 @@ impl Layers {
         let path = path.display().to_string();
         let place = |offset: usize| Place::File { path: path.clone(), line: line_at(text, offset) };
         match DeTable::parse(text) {
-            Ok(table) => self.table("", table.get_ref(), &place),
+            Ok(table) => {
+                let before = self.problems.len();
+                self.table("", table.get_ref(), &place);
+                self.problems[before..].sort_by_key(|problem| problem.place.line());
+            }
             Err(error) => {
                 let offset = error.span().map_or(0, |span| span.start);
                 self.complain(place(offset), format!("not TOML: {}", error.message()));

@@ -8,7 +8,7 @@
 //! Fallbacks come in the order of PROTOCOLS §5: zones without a live occupant first, then rendezvous, so that all
 //! coordinators that agree on who is up choose the same stand-in.
 
-use super::{Partition, PartitionSlots, REPLICAS_MAX, SlotEntry, position::leading_u64};
+use super::{Occupant, Partition, PartitionSlots, REPLICAS_MAX, SlotEntry, position::leading_u64};
 use rondel_proto::id::{NodeId, Ver};
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ pub enum Use {
 pub struct Seat {
     /// The slot.
     pub slot: u8,
-    /// Whose place it is.
-    pub member: NodeId,
+    /// Whose place it is. What this node did with another store does not fill it.
+    pub member: Occupant,
 }
 
 /// A node of an active list, with the slots that it serves, one bit each.
@@ -177,7 +177,7 @@ impl PreferenceList {
         let mut list = self.strict(n, use_, &up);
         let mut fallbacks = self.fallbacks_beside(&list, &up);
         let mut down: Vec<u8> =
-            list.seats.iter().filter(|seat| !up(seat.member)).map(|seat| seat.slot).collect();
+            list.seats.iter().filter(|seat| !up(seat.member.node)).map(|seat| seat.slot).collect();
         down.dedup();
         for slot in down {
             let next = if fallbacks.is_empty() { None } else { Some(fallbacks.remove(0)) };
@@ -194,8 +194,8 @@ impl PreferenceList {
         let (seats, n) = self.seats(n, use_);
         let mut list = ActiveList { partition: self.partition, ver: self.ver, n, seats, entries: Vec::new() };
         for seat in list.seats.clone() {
-            if up(seat.member) {
-                list.serve(seat.member).owned |= 1 << seat.slot;
+            if up(seat.member.node) {
+                list.serve(seat.member.node).owned |= 1 << seat.slot;
             }
         }
         list
@@ -227,7 +227,7 @@ impl PreferenceList {
         let seats = slots.flat_map(|(slot, entry)| {
             let writes = (use_ == Use::Write).then(|| entry.write_set());
             let reads = (use_ == Use::Read).then(|| entry.read_node()).flatten();
-            writes.into_iter().flatten().chain(reads).map(move |member| Seat { slot, member: member.node })
+            writes.into_iter().flatten().chain(reads).map(move |member| Seat { slot, member })
         });
         (seats.collect(), u8::try_from(count).expect("a partition has at most 16 slots"))
     }
@@ -237,8 +237,8 @@ impl PreferenceList {
         let live_zones: Vec<usize> = list
             .seats
             .iter()
-            .filter(|seat| up(seat.member))
-            .filter_map(|seat| self.zones.get(&seat.member).copied())
+            .filter(|seat| up(seat.member.node))
+            .filter_map(|seat| self.zones.get(&seat.member.node).copied())
             .collect();
         let free = self.fallbacks.iter().filter(|fallback| list.entry(fallback.node).is_none());
         let (away, near): (Vec<&Fallback>, Vec<&Fallback>) = free
@@ -261,7 +261,7 @@ fn rendezvous(partition: Partition, node: NodeId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::{Bits, Occupant, Phase};
+    use crate::ring::{Bits, Phase};
     use proptest::prelude::*;
     use rondel_proto::id::StoreId;
 
@@ -444,11 +444,11 @@ mod tests {
             prop_assert_eq!(active.unserved() == 0, any_up || active.seats().is_empty());
             for seat in active.seats() {
                 let served = |entry: &Serving| entry.owned >> seat.slot & 1 == 1;
-                prop_assert_eq!(active.entry(seat.member).is_some_and(served), is_up(seat.member));
+                prop_assert_eq!(active.entry(seat.member.node).is_some_and(served), is_up(seat.member.node));
                 let standing = |entry: &&Serving| entry.stand_in >> seat.slot & 1 == 1;
                 let stand_ins = active.entries().iter().filter(standing).count();
                 prop_assert!(stand_ins <= 1);
-                prop_assert!(is_up(seat.member) || stand_ins == 1 || !any_up);
+                prop_assert!(is_up(seat.member.node) || stand_ins == 1 || !any_up);
             }
             let strict = list.strict(n, use_, is_up);
             prop_assert!(strict.entries().iter().all(|entry| entry.stand_in == 0));

@@ -47,12 +47,12 @@ pub enum FrameError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Not Protocol Buffers, or fields of other types.
-    #[error("malformed {code}: {source}")]
+    #[error("malformed {code}: {reason}")]
     Malformed {
         /// What was expected.
         code: Code,
         /// What prost found.
-        source: prost::DecodeError,
+        reason: prost::DecodeError,
     },
     /// A required field is absent.
     #[error("{code} without its required field {field}")]
@@ -128,7 +128,7 @@ pub fn put_error(out: &mut BytesMut, error: &super::RiakError) {
 /// [`DecodeError`]. Riak crashes on such a payload, answers with an error and closes the connection.
 pub fn decode<M: Coded>(payload: Bytes) -> Result<M, DecodeError> {
     let present = present_fields(&payload);
-    let message = M::decode(payload).map_err(|source| DecodeError::Malformed { code: M::CODE, source })?;
+    let message = M::decode(payload).map_err(|reason| DecodeError::Malformed { code: M::CODE, reason })?;
     match M::REQUIRED.iter().find(|&&field| present & field_bit(field) == 0) {
         Some(&field) => Err(DecodeError::Missing { code: M::CODE, field }),
         None => Ok(message),

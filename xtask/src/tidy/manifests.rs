@@ -8,7 +8,7 @@ use toml::Table;
 /// Each package that is bound, and what it may use of ours.
 const MAY_USE: [(&str, &[&str]); 5] = [
     ("rondel-macros", &[]),
-    ("rondel-proto", &["rondel-macros"]),
+    ("rondel-proto", &["rondel-macros", "rondel-proto"]),
     ("rondel-core", &["rondel-proto", "rondel-core"]),
     ("rondel-kv", &["rondel-core", "rondel-proto"]),
     ("rondel-dt", &["rondel-core", "rondel-proto"]),

@@ -13,6 +13,7 @@ use rondel_proto::riak::messages::RpbGetResp;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    error::Error,
     fmt,
     io::{self, Write},
     time::Duration,
@@ -91,7 +92,7 @@ impl Tally {
                 self.notfound += u64::from(*answer == Answer::NotFound);
                 self.siblings += u64::from(*answer == Answer::Siblings);
             }
-            Err(error) => self.count_error(error.to_string()),
+            Err(error) => self.count_error(text_of(error)),
         }
     }
 
@@ -99,6 +100,17 @@ impl Tally {
         let known = self.errors.contains_key(&text) || self.errors.len() < ERROR_TEXTS_MAX;
         *self.errors.entry(if known { text } else { "other".to_owned() }).or_default() += 1;
     }
+}
+
+/// An error and its causes, in a line.
+fn text_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// What was measured.
@@ -318,6 +330,7 @@ mod tests {
         }
         recorder.record(Kind::Get, Duration::from_millis(1), &Ok(Answer::NotFound));
         recorder.record(Kind::Put, Duration::from_secs(5), &Err(PbError::Server("overload".into())));
+        recorder.record(Kind::Put, Duration::from_secs(5), &Err(PbError::Elapsed(crate::rt::Elapsed)));
         let report = recorder.report(load());
         assert_eq!((report.gets.ops, report.gets.notfound, report.gets.ops_per_s), (1001, 1, 500.5));
         let latency = report.gets.latency_ms.clone().unwrap();
@@ -326,6 +339,7 @@ mod tests {
         }
         assert_eq!((report.puts.ops, &report.puts.latency_ms), (0, &None), "an error has no latency");
         assert_eq!(report.puts.errors["overload"], 1);
+        assert_eq!(report.puts.errors["no answer from the server: timeout"], 1);
         let text = report.to_string();
         assert!(text.contains("put: 1 x overload") && text.contains("3 requests were due"), "{text}");
         let json = serde_json::to_value(&report).unwrap();

@@ -9,6 +9,7 @@ use std::{
 };
 
 /// Any instant: only differences matter.
+#[cfg(test)]
 pub(in super::super) fn epoch() -> Instant {
     #[expect(
         clippy::disallowed_methods,

@@ -1,3 +1,5 @@
+//! Gossip between machines side by side: single exchanges, clashes, bounds, and convergence of any history.
+
 use super::*;
 use crate::env::Rng;
 use proptest::prelude::*;
