@@ -39,6 +39,13 @@ pub(super) fn decode(bytes: &Bytes) -> Option<RowKey> {
     })
 }
 
+/// The top bits of the position in an encoded key; 0 if it has none.
+pub(super) fn position_bits(bytes: &[u8], bits: u32) -> u64 {
+    let position =
+        bytes.get(4..).and_then(<[u8]>::first_chunk).map_or(0, |position| u64::from_be_bytes(*position));
+    position.checked_shr(u64::BITS - bits).unwrap_or(0)
+}
+
 /// The keys that a query is about, as a lower bound and an excluded upper one (`None`: no bound). `None` if there can
 /// be none.
 pub(super) fn bounds(query: &RangeQuery) -> Option<(Bound<Bytes>, Option<Bytes>)> {

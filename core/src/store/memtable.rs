@@ -48,6 +48,11 @@ impl Memtable {
         self.rows.iter()
     }
 
+    /// The rows after a key, in order.
+    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+        self.range(key.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+    }
+
     /// The rows between the bounds, in order.
     ///
     /// # Panics

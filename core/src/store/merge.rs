@@ -1,9 +1,11 @@
 //! Ranges: memtables and tables merged in order, the newest version of each row.
 
 use super::{
-    RangeQuery, Slice, StoreError, key,
+    RangeQuery, Slice, StoreError,
+    files::{FileRows, Snapshots},
+    key,
     memtable::{Change, Memtable},
-    tables::{Rows, Snapshot, Value},
+    tables::Value,
 };
 use bytes::Bytes;
 use std::{ops::Bound, sync::Arc};
@@ -14,7 +16,7 @@ pub(super) struct Captured {
     pub(super) active: Vec<Change>,
     /// Oldest first.
     pub(super) frozen: Vec<Arc<Memtable>>,
-    pub(super) tables: Arc<Snapshot>,
+    pub(super) tables: Arc<Snapshots>,
     /// If `active` is not all there is: its last key, beyond which nothing is known.
     pub(super) stop: Option<Bytes>,
 }
@@ -31,7 +33,7 @@ pub(super) fn slice(
     for frozen in captured.frozen.iter().rev() {
         sources.push(Source::memory(frozen.range(lower, upper))?);
     }
-    sources.push(Source::new(Rest::Tables(Rows::new(&captured.tables, lower, upper)?))?);
+    sources.push(Source::new(Rest::Tables(Box::new(captured.tables.rows(lower, upper))))?);
     let mut slice = Slice::default();
     let mut bytes = 0;
     while slice.rows.len() < query.rows_max.max(1) && bytes < query.bytes_max.max(1) {
@@ -89,7 +91,7 @@ struct Source<'a> {
 
 enum Rest<'a> {
     Memory(Box<dyn Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a>),
-    Tables(Rows<'a>),
+    Tables(Box<FileRows<'a>>),
 }
 
 impl<'a> Source<'a> {

@@ -11,7 +11,10 @@
 mod cache;
 #[cfg(feature = "testing")]
 pub mod conformance;
+mod files;
 mod key;
+mod log;
+mod log_store;
 mod memory;
 mod memtable;
 mod merge;
@@ -19,14 +22,19 @@ mod readers;
 mod redb_file;
 mod redb_store;
 pub mod row;
+mod serving;
 mod space;
 mod tables;
 mod view;
 
+#[doc(hidden)]
+pub use log::Mutant;
+pub use log::{LogConfig, Loss, Recovery};
+pub use log_store::LogStore;
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 
-use crate::env::{BoxFuture, WorkLost};
+use crate::env::BoxFuture;
 use bytes::Bytes;
 use rondel_proto::id::Position;
 use std::{
@@ -115,8 +123,8 @@ pub struct Progress {
     pub failed: Option<StoreError>,
 }
 
-/// Whether a store takes writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a store takes writes. What forbids more is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Admission {
     /// It does.
     Open,
@@ -131,8 +139,10 @@ pub enum Admission {
 /// Figures of a store, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Bytes applied and not yet durable.
+    /// Bytes of rows in memory that the tables do not hold yet.
     pub backlog_bytes: u64,
+    /// Bytes of log that an opening after a crash would read. 0 for a store without a log.
+    pub log_bytes: u64,
     /// Bytes of rows held in the cache.
     pub cache_bytes: u64,
     /// Peeks that memory answered.
@@ -143,7 +153,7 @@ pub struct StoreStats {
     pub commits: u64,
     /// Batches made durable.
     pub batches: u64,
-    /// Bytes of rows handed to the disk.
+    /// Bytes written to make batches durable.
     pub written_bytes: u64,
     /// Bytes that the store's files occupy.
     pub file_bytes: u64,
@@ -173,8 +183,8 @@ pub struct StoreConfig {
     pub cache_bytes: u64,
     /// Bytes of pages that the tables keep in memory. Default 64 MiB.
     pub page_cache_bytes: usize,
-    /// Bytes applied and not yet durable, from which on no new client write is welcome; from four fifths of it on they
-    /// are slowed down. Default 64 MiB.
+    /// Bytes of rows in memory that the tables do not hold yet, from which on no new client write is welcome; from four
+    /// fifths of it on they are slowed down. Default 128 MiB.
     pub backlog_bytes_max: u64,
     /// Room on the disk that client writes leave alone, for what makes room again. Default 256 MiB.
     pub disk_reserve_bytes: u64,
@@ -182,6 +192,8 @@ pub struct StoreConfig {
     pub disk_check_every: Duration,
     /// How many reads of the disk run at once. Default 4.
     pub readers_max: usize,
+    /// How a store with a commit log keeps it.
+    pub log: LogConfig,
 }
 
 impl Default for StoreConfig {
@@ -189,10 +201,11 @@ impl Default for StoreConfig {
         Self {
             cache_bytes: 64 << 20,
             page_cache_bytes: 64 << 20,
-            backlog_bytes_max: 64 << 20,
+            backlog_bytes_max: 128 << 20,
             disk_reserve_bytes: 256 << 20,
             disk_check_every: Duration::from_secs(5),
             readers_max: 4,
+            log: LogConfig::default(),
         }
     }
 }
@@ -228,15 +241,11 @@ impl OpenError {
         match error {
             StoreError::Damaged(detail) => Self::Damaged { path, detail },
             StoreError::Io(source) => {
-                let source = Arc::try_unwrap(source).unwrap_or_else(|shared| io::Error::other(shared));
+                let source = Arc::try_unwrap(source).unwrap_or_else(io::Error::other);
                 Self::Io { path, source }
             }
             StoreError::Stopped | StoreError::Closed => Self::Io { path, source: io::Error::other(error) },
         }
-    }
-
-    fn lost(path: &Path, lost: WorkLost) -> Self {
-        Self::Io { path: path.to_owned(), source: io::Error::other(lost) }
     }
 }
 

@@ -6,56 +6,22 @@
 
 use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
-    StoreStats, Write,
-    memtable::Memtable,
-    readers::Readers,
-    space::Space,
-    tables::{Snapshot, Tables},
-    view::{Taking, View},
+    StoreStats, Write, files::Snapshots, memtable::Memtable, serving::Serving, tables::Tables, view::Taking,
 };
 use crate::env::{BoxFuture, Env};
 use bytes::Bytes;
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 use tokio::sync::{Notify, watch};
 
 /// Rows in one redb file, committed in groups.
 #[derive(Debug)]
 pub struct RedbStore {
-    shared: Arc<Shared>,
-    space: Space,
-}
-
-struct Shared {
-    env: Env,
-    config: StoreConfig,
-    view: Arc<View>,
-    readers: Arc<Readers>,
-    progress: watch::Sender<Progress>,
-    /// There is something to commit, or the store is being closed.
-    wake: Notify,
-    /// The file is closed; everything applied is durable, unless the store has failed.
-    closed: watch::Sender<bool>,
-    counts: Counts,
-}
-
-#[derive(Default)]
-struct Counts {
-    commits: AtomicU64,
-    batches: AtomicU64,
-    written_bytes: AtomicU64,
-    file_bytes: AtomicU64,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Shared").field("progress", &*self.progress.borrow()).finish_non_exhaustive()
-    }
+    serving: Arc<Serving>,
+    /// There is something to commit.
+    wake: Arc<Notify>,
 }
 
 impl RedbStore {
@@ -71,160 +37,101 @@ impl RedbStore {
             Ok((tables, snapshot))
         });
         let (tables, snapshot) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
-        let view = Arc::new(View::new(snapshot, config.cache_bytes));
-        let shared = Arc::new(Shared {
-            env: env.clone(),
-            readers: Readers::new(env.clone(), Arc::clone(&view), config.readers_max),
-            view,
-            progress: watch::Sender::new(Progress::default()),
-            wake: Notify::new(),
-            closed: watch::Sender::new(false),
-            counts: Counts::default(),
-            config: config.clone(),
-        });
-        shared.counts.file_bytes.store(tables.file_bytes(), Relaxed);
-        let space = Space::watch(env, path, &config).await;
-        env.spawn("store-commit", Arc::clone(&shared).commit(Arc::new(tables)));
-        Ok(Self { shared, space })
+        let wake = Arc::new(Notify::new());
+        let serving =
+            Serving::new(env, path, config, Snapshots::one(snapshot), vec![Arc::clone(&wake)]).await;
+        serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
+        env.spawn("store-commit", commit(Arc::clone(&serving), Arc::new(tables), Arc::clone(&wake)));
+        Ok(Self { serving, wake })
     }
 }
 
-impl Shared {
-    /// Commits until the store is closed or fails, and then closes the file.
-    async fn commit(self: Arc<Self>, tables: Arc<Tables>) {
-        loop {
-            // Asked before the memtable is: a batch applied in between leaves its wake-up behind.
-            let taking = self.view.taking();
-            if taking == Taking::Stopped {
-                break;
-            }
-            let Some(frozen) = self.view.freeze() else {
-                if taking == Taking::Closed {
-                    break;
-                }
-                self.wake.notified().await;
-                continue;
-            };
-            if let Err(error) = self.commit_group(&tables, frozen).await {
-                self.fail(error);
-                break;
-            }
+/// Commits until the store is closed or fails, and then closes the file.
+async fn commit(serving: Arc<Serving>, tables: Arc<Tables>, wake: Arc<Notify>) {
+    loop {
+        // Asked before the memtable is: a batch applied in between leaves its wake-up behind.
+        let taking = serving.view.taking();
+        if taking == Taking::Stopped {
+            break;
         }
-        self.readers.close().await;
-        self.view.release_tables();
-        // Closing redb writes to the disk. Lost work means that the node is going down: its file recovers.
-        let _ = self.env.block(move || drop(tables)).await;
-        self.closed.send_replace(true);
-    }
-
-    async fn commit_group(&self, tables: &Arc<Tables>, frozen: Arc<Memtable>) -> Result<(), StoreError> {
-        let (group, file) = (Arc::clone(&frozen), Arc::clone(tables));
-        let work = move || -> Result<(Snapshot, u64), StoreError> {
-            file.commit(group.iter())?;
-            Ok((file.snapshot()?, file.file_bytes()))
+        let Some(frozen) = serving.view.freeze() else {
+            if taking == Taking::Closed {
+                break;
+            }
+            wake.notified().await;
+            continue;
         };
-        let (snapshot, file_bytes) = self.env.block(work).await.map_err(|_| StoreError::Stopped)??;
-        self.view.retire(&frozen, snapshot);
-        self.counts.commits.fetch_add(1, Relaxed);
-        self.counts.batches.fetch_add(frozen.batches, Relaxed);
-        self.counts.written_bytes.fetch_add(frozen.bytes, Relaxed);
-        self.counts.file_bytes.store(file_bytes, Relaxed);
-        self.progress.send_if_modified(|progress| {
-            let going = progress.failed.is_none();
-            if going {
-                progress.durable = frozen.last;
-            }
-            going
-        });
-        Ok(())
-    }
-
-    fn fail(&self, error: StoreError) {
-        tracing::error!(%error, "the store has stopped: this node serves nothing from it until it is restarted");
-        self.view.stop();
-        self.progress.send_modify(|progress| {
-            progress.failed.get_or_insert(error);
-        });
-    }
-
-    /// An error of a read stops the store like one of a write: what else the disk lost is not known.
-    fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(error @ (StoreError::Io(_) | StoreError::Damaged(_))) = &result {
-            self.fail(error.clone());
-            self.wake.notify_one();
+        if let Err(error) = commit_group(&serving, &tables, frozen).await {
+            serving.fail(error);
+            break;
         }
-        result
     }
+    serving.close_files(tables).await;
+}
+
+async fn commit_group(
+    serving: &Serving,
+    tables: &Arc<Tables>,
+    frozen: Arc<Memtable>,
+) -> Result<(), StoreError> {
+    let (group, file, view) = (Arc::clone(&frozen), Arc::clone(tables), Arc::clone(&serving.view));
+    let work = move || {
+        file.commit(group.iter())?;
+        view.retire(&group, Snapshots::one(file.snapshot()?));
+        Ok(file.file_bytes())
+    };
+    let file_bytes = serving.block(work).await?;
+    let counts = &serving.counts;
+    counts.commits.fetch_add(1, Relaxed);
+    counts.batches.fetch_add(frozen.batches, Relaxed);
+    counts.written_bytes.fetch_add(frozen.bytes, Relaxed);
+    counts.file_bytes.store(file_bytes, Relaxed);
+    serving.publish_durable(frozen.last);
+    Ok(())
 }
 
 impl Store for RedbStore {
     fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
-        let lsn = self.shared.view.apply(batch, |_, _| {})?;
-        self.shared.wake.notify_one();
+        let lsn = self.serving.view.apply(batch, |_, _| {})?;
+        self.wake.notify_one();
         Ok(lsn)
     }
 
     fn progress(&self) -> watch::Receiver<Progress> {
-        self.shared.progress.subscribe()
+        self.serving.progress.subscribe()
     }
 
     fn peek(&self, at: &RowKey) -> Peek {
-        self.shared.view.peek(at)
+        self.serving.view.peek(at)
     }
 
     fn read(&self, rows: Vec<RowKey>) -> BoxFuture<Result<Vec<Option<Bytes>>, StoreError>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let read = Arc::clone(&shared.readers).run(move |view| view.read(&rows)).await;
-            shared.judge(read)
-        })
+        self.serving.read(rows)
     }
 
     fn range(&self, query: RangeQuery) -> BoxFuture<Result<Slice, StoreError>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let read = Arc::clone(&shared.readers).run(move |view| view.range(&query)).await;
-            shared.judge(read)
-        })
+        self.serving.range(query)
     }
 
     fn admission(&self) -> Admission {
-        self.space.admission(self.shared.view.memtable_bytes(), self.shared.config.backlog_bytes_max)
+        self.serving
+            .space
+            .admission(self.serving.view.memtable_bytes(), self.serving.config.backlog_bytes_max)
     }
 
     fn stats(&self) -> StoreStats {
-        let (cache_bytes, hits, misses) = self.shared.view.figures();
-        let counts = &self.shared.counts;
-        StoreStats {
-            backlog_bytes: self.shared.view.memtable_bytes(),
-            cache_bytes,
-            hits,
-            misses,
-            commits: counts.commits.load(Relaxed),
-            batches: counts.batches.load(Relaxed),
-            written_bytes: counts.written_bytes.load(Relaxed),
-            file_bytes: counts.file_bytes.load(Relaxed),
-        }
+        self.serving.stats()
     }
 
     fn close(&self) -> BoxFuture<Result<(), StoreError>> {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move {
-            shared.view.close();
-            shared.wake.notify_one();
-            let mut closed = shared.closed.subscribe();
-            // The sender is in `shared`: it outlives the wait.
-            let _ = closed.wait_for(|closed| *closed).await;
-            shared.progress.borrow().failed.clone().map_or(Ok(()), Err)
-        })
+        self.serving.close()
     }
 }
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
         // The commit task makes what was applied durable and closes the file, if there is a node left to run it.
-        self.shared.view.close();
-        self.shared.wake.notify_one();
+        self.serving.end();
     }
 }
 
@@ -233,8 +140,9 @@ mod tests {
     use super::*;
     use crate::store::{
         TableId,
-        conformance::{self, Script, settle},
+        conformance::{self, CrashReport, OpenIn, Script, crash, settle},
     };
+    use crate::testing::CrashMode;
     use proptest::prelude::*;
     use rondel_proto::id::Position;
     use std::future::Future;
@@ -295,7 +203,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let (env, path) = (Env::production(), directory.path().join("rows.redb"));
             let store = RedbStore::open(&env, &path, tight()).await.unwrap();
-            let mut closed = store.shared.closed.subscribe();
+            let mut closed = store.serving.closed();
             store.apply(vec![row(1, Some("a")), row(2, Some("b"))]).unwrap();
             drop(store);
             closed.wait_for(|closed| *closed).await.unwrap();
@@ -330,7 +238,7 @@ mod tests {
             let store =
                 RedbStore::open(&Env::production(), &directory.path().join("rows.redb"), tight()).await;
             let store = store.unwrap();
-            let view = Arc::clone(&store.shared.view);
+            let view = Arc::clone(&store.serving.view);
             settle(&store, store.apply(vec![row(1, Some("old"))]).unwrap()).await;
             // The read stands between its look at the disk and its filling of the cache …
             let since = view.last();
@@ -353,9 +261,27 @@ mod tests {
             assert_eq!(store.admission(), Admission::DiskFull);
             let store = RedbStore::open(&env, &directory.path().join("two.redb"), tight()).await.unwrap();
             assert_eq!(store.admission(), Admission::Open);
-            assert_eq!(store.space.admission(79, 100), Admission::Open);
-            assert_eq!(store.space.admission(80, 100), Admission::Slow);
-            assert_eq!(store.space.admission(100, 100), Admission::Full);
+            assert_eq!(store.serving.space.admission(79, 100), Admission::Open);
+            assert_eq!(store.serving.space.admission(80, 100), Admission::Slow);
+            assert_eq!(store.serving.space.admission(100, 100), Admission::Full);
         });
+    }
+
+    #[test]
+    fn a_crash_leaves_whole_batches_and_all_that_were_durable() {
+        let report = crash_in_every_mode(10);
+        assert!(report.deaths > 200 && report.died_opening > 20, "{report:?}");
+        assert!(report.found_more > 20 && report.found_less > 20, "{report:?}");
+    }
+
+    fn crash_in_every_mode(seeds: u64) -> CrashReport {
+        let open: &OpenIn = &|env| {
+            Box::pin(async move {
+                let store = RedbStore::open(&env, Path::new("/data/rows.redb"), tight()).await?;
+                Ok(Arc::new(store) as Arc<dyn Store>)
+            })
+        };
+        let runs = CrashMode::ALL.iter().flat_map(|mode| (0..seeds).map(|seed| crash(seed, *mode, open)));
+        runs.fold(CrashReport::default(), CrashReport::and)
     }
 }

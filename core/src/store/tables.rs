@@ -9,18 +9,21 @@ use crate::env::{Disk, File};
 use bytes::Bytes;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 use std::{
-    io::ErrorKind::{InvalidData, UnexpectedEof},
+    io::{
+        self,
+        ErrorKind::{InvalidData, UnexpectedEof},
+    },
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
-const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+const META: TableDefinition<'static, &str, u128> = TableDefinition::new("meta");
 /// The layout of the file. An unknown one is refused.
 const FORMAT_KEY: &str = "format";
-const FORMAT: u64 = 1;
+const FORMAT: u128 = 1;
 
 /// An open store file.
 pub(super) struct Tables {
@@ -35,26 +38,32 @@ impl Tables {
     /// Opens the file, or makes it. Blocks.
     pub(super) fn open(disk: &dyn Disk, path: &Path, page_cache_bytes: usize) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
-        let directory = path.parent().unwrap_or(Path::new("."));
-        disk.create_dir_all(directory).map_err(failed)?;
-        let file = disk.open(path, true).map_err(failed)?;
-        disk.sync_dir(directory).map_err(failed)?;
-        guarded(|| Self::open_file(file, page_cache_bytes))
-            .map_err(|error| OpenError::from_store(path, error))
+        let damaged = |error| OpenError::from_store(path, error);
+        let file = match disk.open(path, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let new = make(disk, path).map_err(failed)?;
+                guarded(|| Self::format(&new)).map_err(damaged)?;
+                publish(disk, path).map_err(failed)?;
+                disk.open(path, false)
+            }
+            opened => opened,
+        };
+        let file = file.map_err(failed)?;
+        guarded(|| Self::open_file(file, page_cache_bytes)).map_err(damaged)
+    }
+
+    fn format(file: &Arc<dyn File>) -> Result<(), redb::Error> {
+        let tables = Self::with_cache(Arc::clone(file), 0)?;
+        let transaction = tables.transaction()?;
+        transaction.open_table(ROWS)?;
+        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+        transaction.commit()?;
+        drop(tables);
+        Ok(file.sync()?)
     }
 
     fn open_file(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
-        let database = redb::Builder::new()
-            .set_cache_size(page_cache_bytes)
-            .create_with_backend(RedbFile(Arc::clone(&file)))?;
-        let tables = Self { database, file };
-        if tables.meta(FORMAT_KEY)?.is_none() {
-            tables.transact(|transaction| {
-                transaction.open_table(ROWS)?;
-                transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
-                Ok(())
-            })?;
-        }
+        let tables = Self::with_cache(file, page_cache_bytes)?;
         match tables.meta(FORMAT_KEY)? {
             Some(FORMAT) => Ok(tables),
             other => Err(redb::Error::Corrupted(format!(
@@ -63,23 +72,31 @@ impl Tables {
         }
     }
 
+    fn with_cache(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
+        let mut builder = redb::Builder::new();
+        let database =
+            builder.set_cache_size(page_cache_bytes).create_with_backend(RedbFile(Arc::clone(&file)))?;
+        Ok(Self { database, file })
+    }
+
     /// Makes changes durable, in one transaction. Blocks.
     pub(super) fn commit<'a>(
         &self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
-        guarded(|| {
-            self.transact(|transaction| {
-                let mut rows = transaction.open_table(ROWS)?;
-                for (key, value) in changes {
-                    match value {
-                        Some(value) => rows.insert(key.as_ref(), value.as_ref())?,
-                        None => rows.remove(key.as_ref())?,
-                    };
-                }
-                Ok(())
-            })
-        })
+        let transaction = self.begin()?;
+        transaction.change(changes)?;
+        transaction.commit()
+    }
+
+    /// Begins a transaction; there can be one at a time.
+    pub(super) fn begin(&self) -> Result<Transaction, StoreError> {
+        guarded(|| self.transaction()).map(Transaction)
+    }
+
+    /// A number kept beside the rows.
+    pub(super) fn mark(&self, name: &str) -> Result<Option<u128>, StoreError> {
+        guarded(|| self.meta(name))
     }
 
     /// The rows as of the last commit.
@@ -92,23 +109,77 @@ impl Tables {
         self.file.len().unwrap_or(0)
     }
 
-    fn transact(
-        &self,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), redb::Error> {
+    fn transaction(&self) -> Result<redb::WriteTransaction, redb::Error> {
         let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+        transaction.set_durability(Durability::Immediate)?;
         transaction.set_quick_repair(true);
-        change(&transaction)?;
-        Ok(transaction.commit()?)
+        Ok(transaction)
     }
 
-    fn meta(&self, key: &str) -> Result<Option<u64>, redb::Error> {
+    fn meta(&self, key: &str) -> Result<Option<u128>, redb::Error> {
         match self.database.begin_read()?.open_table(META) {
             Ok(table) => Ok(table.get(key)?.map(|value| value.value())),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// A new file, not yet under its name: redb does not open one whose making was cut short.
+fn make(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn File>> {
+    make_directory(disk, path.parent().unwrap_or(Path::new(".")))?;
+    let file = disk.open(&unfinished(path), true)?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
+/// Gives a new file its name.
+fn publish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.rename(&unfinished(path), path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
+}
+
+/// Makes a directory that is there after a power cut, too.
+pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    disk.create_dir_all(directory)?;
+    directory.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
+}
+
+/// Changes of one store file that become durable together, or not at all.
+pub(super) struct Transaction(redb::WriteTransaction);
+
+impl Transaction {
+    pub(super) fn change<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    ) -> Result<(), StoreError> {
+        guarded(|| {
+            let mut rows = self.0.open_table(ROWS)?;
+            for (key, value) in changes {
+                match value {
+                    Some(value) => rows.insert(key.as_ref(), value.as_ref())?,
+                    None => rows.remove(key.as_ref())?,
+                };
+            }
+            Ok(())
+        })
+    }
+
+    /// Sets a number kept beside the rows.
+    pub(super) fn mark(&self, name: &str, value: u128) -> Result<(), StoreError> {
+        guarded(|| {
+            self.0.open_table(META)?.insert(name, value)?;
+            Ok(())
+        })
+    }
+
+    /// Makes the changes durable. Blocks.
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        guarded(|| Ok(self.0.commit()?))
     }
 }
 

@@ -8,10 +8,10 @@
 use super::{
     Lsn, Peek, RangeQuery, RowKey, Slice, StoreError, Write,
     cache::RowCache,
+    files::Snapshots,
     key,
     memtable::{Change, Memtable},
     merge::{self, Captured},
-    tables::{self, Snapshot},
 };
 use bytes::Bytes;
 use rustc_hash::FxHasher;
@@ -34,6 +34,9 @@ const CAPTURED_ROWS_MAX: usize = 1024;
 pub(super) struct View {
     state: RwLock<State>,
     cache: RowCache,
+    /// Bytes of the active memtable, and of the frozen ones, to be asked for without the lock.
+    active_bytes: AtomicU64,
+    frozen_bytes: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -45,10 +48,9 @@ struct State {
     /// Oldest first.
     frozen: Vec<Arc<Memtable>>,
     /// `None` once the store is closed.
-    tables: Option<Arc<Snapshot>>,
+    tables: Option<Arc<Snapshots>>,
     /// By group of rows, the last batch that changed one of them.
     touched: Vec<Lsn>,
-    frozen_bytes: u64,
     taking: Taking,
 }
 
@@ -61,19 +63,20 @@ pub(super) enum Taking {
 }
 
 impl View {
-    pub(super) fn new(tables: Snapshot, cache_bytes: u64) -> Self {
+    pub(super) fn new(tables: Snapshots, cache_bytes: u64) -> Self {
         let state = State {
             last: Lsn(0),
             active: Memtable::default(),
             frozen: Vec::new(),
             tables: Some(Arc::new(tables)),
             touched: vec![Lsn(0); TOUCHED_GROUPS],
-            frozen_bytes: 0,
             taking: Taking::Yes,
         };
         Self {
             state: RwLock::new(state),
             cache: RowCache::new(cache_bytes),
+            active_bytes: AtomicU64::new(0),
+            frozen_bytes: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         }
@@ -103,6 +106,7 @@ impl View {
         }
         queued(lsn, &changes);
         state.active.apply(lsn, changes);
+        self.active_bytes.store(state.active.bytes, Relaxed);
         Ok(lsn)
     }
 
@@ -137,13 +141,14 @@ impl View {
             return None;
         }
         let frozen = Arc::new(std::mem::take(&mut state.active));
-        state.frozen_bytes += frozen.bytes;
+        self.active_bytes.store(0, Relaxed);
+        self.frozen_bytes.fetch_add(frozen.bytes, Relaxed);
         state.frozen.push(Arc::clone(&frozen));
         Some(frozen)
     }
 
     /// Lets go of the oldest frozen memtable, whose rows `tables` now holds.
-    pub(super) fn retire(&self, frozen: &Arc<Memtable>, tables: Snapshot) {
+    pub(super) fn retire(&self, frozen: &Arc<Memtable>, tables: Snapshots) {
         // Into the cache before they leave the memtables: in between they are found in both, and never in neither.
         for (key, value) in frozen.iter() {
             self.cache.put(key.clone(), value.clone());
@@ -151,7 +156,7 @@ impl View {
         let tables = Arc::new(tables);
         let mut state = self.write();
         state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
-        state.frozen_bytes -= frozen.bytes;
+        self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
         let before = state.tables.replace(tables);
         drop(state);
         drop(before);
@@ -190,7 +195,7 @@ impl View {
         if let Some(row) = self.cache.get(&key) {
             return Ok(row);
         }
-        let row = tables::get(&tables, &key)?;
+        let row = tables.get(&key)?;
         self.fill(key, &row, since);
         Ok(row)
     }
@@ -240,8 +245,12 @@ impl View {
 
     /// Bytes of rows in memtables.
     pub(super) fn memtable_bytes(&self) -> u64 {
-        let state = self.read_state();
-        state.active.bytes + state.frozen_bytes
+        self.active_bytes() + self.frozen_bytes.load(Relaxed)
+    }
+
+    /// Bytes of rows in the memtable that takes batches.
+    pub(super) fn active_bytes(&self) -> u64 {
+        self.active_bytes.load(Relaxed)
     }
 
     /// The newest batch.

@@ -161,7 +161,7 @@ impl Backend for ProcessEnv {
         let (world, process) = (self.world.clone(), self.process.clone());
         let task = async move {
             world.sleep(process.work_delay()).await;
-            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() && process.is_alive() {
                 world.note_panicked_work(process.machine.node);
             }
             world.sleep(process.take_debt()).await;

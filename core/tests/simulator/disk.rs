@@ -294,3 +294,21 @@ fn power_that_fails_in_the_middle_stops_the_machine_at_once() {
     assert!(disk.list(path("/data")).is_err(), "the process is dead");
     assert_eq!(reopen(&sim).len(), 4, "three writes, and the one in which the power failed");
 }
+
+#[test]
+fn software_that_panics_as_the_power_fails_is_no_failure_of_its_own() {
+    let sim = Sim::new(1);
+    let (env, file) = node(&sim);
+    sim.cut_power_after(0, 0, CrashMode::LoseAll);
+    env.spawn("writer", async move { file.write_at(0, &[1]).unwrap() });
+    sim.run_until(sim.died(0));
+
+    let (env, file) = node(&sim);
+    sim.cut_power_after(0, 0, CrashMode::LoseAll);
+    let inner = env.clone();
+    env.spawn("writer", async move {
+        let _ = inner.block(move || file.write_at(0, &[1]).unwrap()).await;
+    });
+    sim.run_until(sim.died(0));
+    assert_eq!(sim.panicked_work(), 0);
+}

@@ -1,10 +1,15 @@
 //! The suite that every [`Store`] passes: random histories against a model that is an ordered map.
 //!
 //! [`Script::random`] makes a history from a seed, and [`Script::run`] plays it: batches, peeks, reads, walks in
-//! slices, waits for durability, reopening. [`race`] has several tasks write at once while others walk. Both panic
-//! at the first answer that the model does not give, so run them inside a test.
+//! slices, waits for durability, reopening. [`race`] has several tasks write at once while others walk. [`crash`]
+//! kills a store on disk again and again. All panic at the first answer that the model does not give, so run them
+//! inside a test.
 
 #![expect(clippy::unwrap_used, reason = "a suite fails by panicking, as the test that runs it does")]
+
+mod crash;
+
+pub use crash::{CrashReport, OpenIn, crash};
 
 use super::{Lsn, Peek, RangeQuery, RowKey, Store, StoreError, TableId, Write};
 use crate::env::{BoxFuture, Env, Rng};
@@ -71,18 +76,22 @@ impl Script {
 /// # Panics
 /// If the store fails, or repeats or disorders a row.
 pub async fn dump(store: &dyn Store) -> Model {
+    collect(store).await.unwrap()
+}
+
+async fn collect(store: &dyn Store) -> Result<Model, StoreError> {
     let mut rows = Model::new();
     for table in 0..TABLES {
         let mut query = whole(TableId(table));
         for rows_max in (1..).map(|size| size % 7 + 1) {
             query.rows_max = rows_max;
-            let end = extend(store, &mut query, &mut rows).await;
+            let end = extend(store, &mut query, &mut rows).await?;
             if end {
                 break;
             }
         }
     }
-    rows
+    Ok(rows)
 }
 
 /// Several tasks write at once, each a pair of rows per batch; others walk, and must never see half a batch.
@@ -167,13 +176,13 @@ impl Play {
     async fn walk(&mut self, mut query: RangeQuery, batch: Vec<Write>) {
         let (before, wanted) = (self.model.clone(), query.clone());
         let mut rows = Model::new();
-        let mut end = extend(&*self.store, &mut query, &mut rows).await;
+        let mut end = extend(&*self.store, &mut query, &mut rows).await.unwrap();
         let first: Vec<_> = rows.iter().map(|(at, row)| (at.clone(), row.clone())).collect();
         let expected = before.iter().filter(|(at, _)| within(&wanted, at)).take(first.len());
         assert!(expected.eq(first.iter().map(|(at, row)| (at, row))), "first slice of {wanted:?}: {first:?}");
         self.apply(batch);
         while !end {
-            end = extend(&*self.store, &mut query, &mut rows).await;
+            end = extend(&*self.store, &mut query, &mut rows).await.unwrap();
         }
         for (at, row) in before.iter().filter(|(at, _)| within(&wanted, at)) {
             let untouched = self.model.get(at) == Some(row);
@@ -214,8 +223,8 @@ pub async fn settle(store: &dyn Store, lsn: Lsn) {
 }
 
 /// Fetches the next slice into `rows` and moves the query on. True at the end.
-async fn extend(store: &dyn Store, query: &mut RangeQuery, rows: &mut Model) -> bool {
-    let slice = store.range(query.clone()).await.unwrap();
+async fn extend(store: &dyn Store, query: &mut RangeQuery, rows: &mut Model) -> Result<bool, StoreError> {
+    let slice = store.range(query.clone()).await?;
     assert!(slice.rows.len() <= query.rows_max, "more rows than asked for");
     assert!(slice.end || !slice.rows.is_empty(), "an empty slice must be the end");
     assert!(slice.rows.is_sorted_by(|one, two| one.0 < two.0), "rows are out of order");
@@ -226,7 +235,7 @@ async fn extend(store: &dyn Store, query: &mut RangeQuery, rows: &mut Model) -> 
         query.after = Some((at.position, at.key.clone()));
         assert!(rows.insert(at.clone(), row).is_none(), "{at:?} came twice");
     }
-    slice.end
+    Ok(slice.end)
 }
 
 fn within(query: &RangeQuery, at: &RowKey) -> bool {

@@ -1,0 +1,243 @@
+//! What a store on disk holds after it has lost power, or was killed, at any moment.
+//!
+//! A run goes through several lives of one store on a simulated disk. In each, batches are applied until the power is
+//! cut in the middle of some change of the disk, or at some time, or the process is killed, or the store is closed.
+//! It may die while it opens, too. Whenever it opens, it must hold exactly what some batch of the life before left,
+//! none before the last that was reported durable, and that batch whole.
+
+use super::{Model, collect, random_key, random_write};
+use crate::{
+    env::{BoxFuture, Env, Rng},
+    store::{Lsn, OpenError, Peek, Progress, Store, Write},
+    testing::{CrashMode, Sim},
+};
+use bytes::Bytes;
+use std::{sync::Arc, task::Poll, time::Duration};
+use tokio::sync::watch;
+
+/// Opens the store under test in a process of its own.
+pub type OpenIn = dyn Fn(Env) -> BoxFuture<Result<Arc<dyn Store>, OpenError>>;
+
+const NODE: u32 = 0;
+const LIVES: u64 = 8;
+
+/// What a run has come across: a suite of runs in which nothing was ever at stake proves nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CrashReport {
+    /// Lives that ended by a cut of the power or by being killed.
+    pub deaths: u64,
+    /// Openings that did not finish.
+    pub died_opening: u64,
+    /// Openings that found batches which had not been reported durable.
+    pub found_more: u64,
+    /// Openings that found less than what had been applied.
+    pub found_less: u64,
+}
+
+impl CrashReport {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            deaths: self.deaths + other.deaths,
+            died_opening: self.died_opening + other.died_opening,
+            found_more: self.found_more + other.found_more,
+            found_less: self.found_less + other.found_less,
+        }
+    }
+}
+
+/// One run, decided by its seed. `mode` says what a cut of the power leaves of the unsynced.
+///
+/// # Panics
+/// If the store does not hold what it should.
+pub fn crash(seed: u64, mode: CrashMode, open: &OpenIn) -> CrashReport {
+    let sim = Sim::new(seed);
+    let rng = sim.rng("crash");
+    let mut lives = Lives {
+        sim: &sim,
+        mode,
+        open,
+        states: vec![Model::new()],
+        durable: 0,
+        uniform: seed.is_multiple_of(2),
+        rng,
+        report: CrashReport::default(),
+    };
+    sim.run_until(async {
+        for _ in 0..LIVES {
+            lives.live().await;
+        }
+        assert!(lives.reopen().await.is_some(), "with the power on, the store opens");
+    });
+    lives.report
+}
+
+struct Lives<'a> {
+    sim: &'a Sim,
+    mode: CrashMode,
+    open: &'a OpenIn,
+    /// What the store held at the beginning of the last life, and after each of its batches.
+    states: Vec<Model>,
+    /// The first of the states that the store may come back with.
+    durable: usize,
+    /// All batches take the same number of bytes: what is written over an older one then ends where that one did.
+    uniform: bool,
+    rng: Rng,
+    report: CrashReport,
+}
+
+impl Lives<'_> {
+    async fn live(&mut self) {
+        let armed = self.rng.chance(0.4);
+        if armed {
+            self.sim.cut_power_after(NODE, self.rng.below(60), self.mode);
+        }
+        let Some(store) = self.reopen().await else {
+            assert!(armed, "the store does not open though the power is on");
+            return;
+        };
+        if !armed && self.rng.chance(0.5) {
+            self.sim.cut_power_after(NODE, self.rng.below(400), self.mode);
+        }
+        let progress = store.progress();
+        self.work(&*store, &progress).await;
+        if self.sim.is_running(NODE) {
+            self.end(&*store).await;
+        }
+        self.report.deaths += 1;
+        // What was reported before it died counts, and nothing after.
+        self.durable =
+            self.states.len().min(usize::try_from(progress.borrow().durable.0).unwrap_or(usize::MAX));
+    }
+
+    /// Opens the store and checks what it holds. `None` if it died over that.
+    async fn reopen(&mut self) -> Option<Arc<dyn Store>> {
+        let env = self.sim.node_env(NODE);
+        let opened = match self.unless_died((self.open)(env)).await {
+            Some(Ok(store)) => {
+                collect(&*store).await.map(|rows| (store, rows)).map_err(|error| error.to_string())
+            }
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("died".to_owned()),
+        };
+        let (store, rows) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                assert!(self.is_dying().await, "{error}");
+                self.report.died_opening += 1;
+                return None;
+            }
+        };
+        let found = self.states.iter().rposition(|state| *state == rows);
+        let Some(found) = found.filter(|found| *found >= self.durable) else {
+            panic!(
+                "after {} of {} batches were durable, the store holds {}",
+                self.durable,
+                self.states.len() - 1,
+                found.map_or("what it never held".to_owned(), |found| format!("only {found}")),
+            );
+        };
+        self.report.found_more += u64::from(found > self.durable);
+        self.report.found_less += u64::from(found + 1 < self.states.len());
+        self.states = vec![rows];
+        self.durable = 0;
+        Some(store)
+    }
+
+    /// Applies batches and looks at rows until the store dies or enough is done.
+    async fn work(&mut self, store: &dyn Store, progress: &watch::Receiver<Progress>) {
+        for _ in 0..self.rng.below(120) {
+            if !self.sim.is_running(NODE) {
+                return;
+            }
+            let batch = self.batch();
+            let mut model = self.states.last().cloned().unwrap_or_default();
+            for write in &batch {
+                match &write.value {
+                    Some(value) => model.insert(write.at.clone(), value.clone()),
+                    None => model.remove(&write.at),
+                };
+            }
+            let Ok(lsn) = store.apply(batch) else { return };
+            self.states.push(model);
+            assert_eq!(lsn, Lsn(self.states.len() as u64 - 1), "batches are numbered in order");
+            match self.rng.below(10) {
+                0..3 => self.sim.sleep(Duration::from_micros(self.rng.below(4000))).await,
+                3 => {
+                    let mut progress = progress.clone();
+                    let settled = async move {
+                        let _ = progress.wait_for(|now| now.durable >= lsn || now.failed.is_some()).await;
+                    };
+                    self.unless_died(settled).await;
+                }
+                4 => self.look(store).await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn look(&mut self, store: &dyn Store) {
+        let at = random_key(&mut self.rng);
+        let expected = self.states.last().and_then(|state| state.get(&at)).cloned();
+        let row = match store.peek(&at) {
+            Peek::Known(row) => row,
+            Peek::Unknown => match self.unless_died(store.read(vec![at.clone()])).await {
+                Some(Ok(mut rows)) => rows.pop().flatten(),
+                Some(Err(_)) | None => return,
+            },
+        };
+        assert_eq!(row, expected, "{at:?}");
+    }
+
+    fn batch(&mut self) -> Vec<Write> {
+        let rows = if self.uniform { 2 } else { 1 + self.rng.below(6) };
+        let mut batch: Vec<_> = (0..rows).map(|_| random_write(&mut self.rng)).collect();
+        if self.uniform {
+            let state = self.states.len();
+            for (number, write) in batch.iter_mut().enumerate() {
+                // Rows of the batch, always as long, never the same, never gone.
+                write.at.key = Bytes::from(format!("key {:04} {number}", self.rng.below(20)));
+                write.value = Some(Bytes::from(format!("{state:08} {:016x}", self.rng.u64())));
+            }
+        }
+        batch
+    }
+
+    /// Ends a life that has not ended by itself.
+    async fn end(&mut self, store: &dyn Store) {
+        match self.rng.below(6) {
+            0 => {
+                if let Some(Ok(())) = self.unless_died(store.close()).await {
+                    let durable = store.progress().borrow().durable;
+                    assert_eq!(
+                        durable,
+                        Lsn(self.states.len() as u64 - 1),
+                        "closing makes everything durable"
+                    );
+                }
+                self.sim.kill(NODE);
+            }
+            1 => self.sim.kill(NODE),
+            _ => self.sim.crash(NODE, self.mode),
+        }
+    }
+
+    /// The future's value, unless the node dies first.
+    async fn unless_died<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = std::pin::pin!(future);
+        let mut died = std::pin::pin!(self.sim.died(NODE));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            died.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Whether the node is dead, or soon will be: the simulator deals with a power cut a little later.
+    async fn is_dying(&self) -> bool {
+        self.unless_died(self.sim.sleep(Duration::from_secs(60))).await.is_none()
+    }
+}

@@ -1,0 +1,47 @@
+//! The commit log: what makes batches durable before they reach the tables.
+//!
+//! Batches are numbered over all openings of the store, without gaps. They are written in groups, each ended by a
+//! seal and made durable by one sync, to segments that are written over when their batches have reached the tables
+//! ([`Segments`](segment::Segments)). An opening reads what the tables do not have yet ([`recovery`]), puts it into
+//! the tables, and begins a segment of its own: nothing is ever appended to a segment of an earlier opening
+//! (PROTOCOLS §8).
+
+pub(super) mod mutant;
+mod record;
+pub(super) mod recovery;
+pub(super) mod segment;
+pub(super) mod writer;
+
+#[doc(hidden)]
+pub use mutant::Mutant;
+pub use recovery::{Loss, Recovery};
+
+/// How a commit log is kept.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Length of a segment. Default 32 MiB.
+    pub segment_bytes: u64,
+    /// Bytes of log that an opening may have to read, from which on no new client write is welcome. Default 512 MiB.
+    pub log_bytes_max: u64,
+    /// In how many files, by position, the rows are kept; a power of two, fixed when the store is made. Default 1.
+    pub store_files: u32,
+    /// Bytes of rows moved into the tables at a time. Default 1 MiB.
+    pub flush_slice_bytes: u64,
+    /// A mistake to make on purpose, for a test to catch.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 32 << 20,
+            log_bytes_max: 512 << 20,
+            store_files: 1,
+            flush_slice_bytes: 1 << 20,
+            #[cfg(feature = "testing")]
+            mutant: None,
+        }
+    }
+}

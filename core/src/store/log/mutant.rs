@@ -1,0 +1,33 @@
+//! Mistakes that can be switched on, so that the tests prove that they would catch them.
+
+use super::LogConfig;
+
+/// A rule of the log to break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Checksums of all segments start alike.
+    UnseededChecksum,
+    /// Recovery applies the changes of a group that has no seal.
+    UnsealedGroup,
+    /// Segments are written over before the flush that makes them unneeded is durable.
+    EarlyTrim,
+    /// Batches are reported durable before the sync.
+    EarlyReply,
+    /// An opening goes on in the segment that it cut.
+    AppendToCut,
+    /// A flush does not say how far it brings the tables.
+    UnmarkedFlush,
+}
+
+impl LogConfig {
+    /// Whether this rule is to be broken.
+    pub(in crate::store) fn breaks(&self, rule: Mutant) -> bool {
+        #[cfg(feature = "testing")]
+        return self.mutant == Some(rule);
+        #[cfg(not(feature = "testing"))]
+        {
+            let _ = rule;
+            false
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Segments: the files that the log is written to, one after the other, and over again.
+//!
+//! A segment has a number that is never used again: the upper half counts the openings of the store, the lower half
+//! the segments of one. Its header is there twice, so that no single bad page hides the records behind it, and says
+//! which batch comes first: everything before that one was durable when the segment was begun.
+//!
+//! Files are never removed; one whose records are no longer needed waits to be written over, which spares the file
+//! system a change of length at every sync.
+
+use super::{record::Seed, recovery::Tail};
+use crate::env::{Disk, File};
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Where records begin.
+pub(super) const RECORDS_AT: u64 = 8192;
+const COPIES_AT: [u64; 2] = [0, 4096];
+const MAGIC: [u8; 8] = *b"rondlog1";
+const HEADER_BYTES: usize = 44;
+const PREFIX: &str = "log-";
+/// Zeroes are written in pieces of this size.
+const ZEROES_BYTES: usize = 256 << 10;
+
+/// What a segment's file says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Which log it belongs to.
+    pub(super) log: u128,
+    /// Its number, never used again.
+    pub(super) number: u64,
+    /// The batch that its first record is of.
+    pub(super) first: u64,
+}
+
+impl Header {
+    pub(super) fn seed(&self) -> Seed {
+        Seed::new(self.log, self.number)
+    }
+
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8..24].copy_from_slice(&self.log.to_le_bytes());
+        out[24..32].copy_from_slice(&self.number.to_le_bytes());
+        out[32..40].copy_from_slice(&self.first.to_le_bytes());
+        let checksum = crc32fast::hash(&out[..40]);
+        out[40..].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let (fields, checksum) = bytes.split_at(40);
+        if fields[..8] != MAGIC || crc32fast::hash(fields).to_le_bytes() != *checksum {
+            return None;
+        }
+        let log = u128::from_le_bytes(*fields[8..].first_chunk()?);
+        let number = u64::from_le_bytes(*fields[24..].first_chunk()?);
+        let first = u64::from_le_bytes(*fields[32..].first_chunk()?);
+        Some(Self { log, number, first })
+    }
+}
+
+/// A file that holds a segment, or waits to.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct SegmentFile(pub(super) Arc<dyn File>);
+
+impl SegmentFile {
+    /// The header. Of two copies that differ (the machine died while one was written over) the newer one.
+    pub(super) fn header(&self) -> io::Result<Option<Header>> {
+        let mut newest: Option<Header> = None;
+        for at in COPIES_AT {
+            let mut bytes = [0; HEADER_BYTES];
+            match self.0.read_at(at, &mut bytes) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                Err(error) => return Err(error),
+            }
+            let copy = Header::decode(&bytes);
+            if copy.map(|copy| copy.number) > newest.map(|newest| newest.number) {
+                newest = copy;
+            }
+        }
+        Ok(newest)
+    }
+
+    pub(super) fn write_header(&self, header: &Header) -> io::Result<()> {
+        COPIES_AT.iter().try_for_each(|at| self.0.write_at(*at, &header.encode()))
+    }
+
+    /// Everything behind the header.
+    pub(super) fn records(&self) -> io::Result<Vec<u8>> {
+        let len = self.0.len()?.saturating_sub(RECORDS_AT);
+        let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        self.0.read_at(RECORDS_AT, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&self, len: u64) -> io::Result<()> {
+        let zeroes = vec![0; ZEROES_BYTES];
+        let mut at = 0;
+        while at < len {
+            let step = (len - at).min(ZEROES_BYTES as u64);
+            self.0.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
+            at += step;
+        }
+        self.0.sync()
+    }
+}
+
+/// A segment whose records may still be needed.
+#[derive(Debug)]
+struct Live {
+    number: u64,
+    first: u64,
+    bytes: u64,
+    file: SegmentFile,
+}
+
+/// The files of a log: those in use, oldest first, and those that wait.
+#[derive(Debug)]
+pub(in crate::store) struct Segments {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    segment_bytes: u64,
+    log: u128,
+    next_number: u64,
+    next_file: u32,
+    live: VecDeque<Live>,
+    free: Vec<SegmentFile>,
+}
+
+impl Segments {
+    /// Finds the files of the log in a directory. None is in use yet; numbers begin at `next_number`.
+    pub(super) fn find(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        segment_bytes: u64,
+        log: u128,
+        next_number: u64,
+    ) -> io::Result<Self> {
+        let mut free = Vec::new();
+        let mut next_file = 0;
+        for path in disk.list(directory)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some(number) = name.strip_prefix(PREFIX).and_then(|number| number.parse::<u32>().ok()) else {
+                continue;
+            };
+            next_file = next_file.max(number + 1);
+            free.push(SegmentFile(disk.open(&path, false)?));
+        }
+        let live = VecDeque::new();
+        let directory = directory.to_owned();
+        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, free })
+    }
+
+    pub(super) fn free(&self) -> &[SegmentFile] {
+        &self.free
+    }
+
+    /// Sets files aside whose records may be needed: none of them is written over before [`Segments::give_back`].
+    pub(super) fn set_aside(&mut self, needed: impl Fn(&SegmentFile) -> bool) -> Vec<SegmentFile> {
+        let (aside, free) = std::mem::take(&mut self.free).into_iter().partition(needed);
+        self.free = free;
+        aside
+    }
+
+    pub(in crate::store) fn give_back(&mut self, files: Vec<SegmentFile>) {
+        self.free.extend(files);
+    }
+
+    /// Begins the next segment, whose first record will be of batch `first`. Its header is written, not synced.
+    /// A file is made on the spot if none waits: slower than one that has been prepared, but the log never stands.
+    pub(super) fn begin(&mut self, first: u64) -> io::Result<(Header, SegmentFile)> {
+        let file = match self.free.pop() {
+            Some(file) => file,
+            None => self.make()?,
+        };
+        if file.0.len()? > self.segment_bytes {
+            // It has held a group larger than a segment.
+            file.0.set_len(self.segment_bytes)?;
+        }
+        let header = Header { log: self.log, number: self.next_number, first };
+        self.next_number += 1;
+        file.write_header(&header)?;
+        self.live.push_back(Live { number: header.number, first, bytes: 0, file: file.clone() });
+        Ok((header, file))
+    }
+
+    /// Goes on in a segment of an earlier opening: what [`Mutant::AppendToCut`](super::mutant::Mutant) does.
+    pub(super) fn adopt(&mut self, tail: Tail) -> Tail {
+        let Header { number, first, .. } = tail.header;
+        self.next_number = number + 1;
+        self.live.push_back(Live { number, first, bytes: tail.at, file: tail.file.clone() });
+        tail
+    }
+
+    /// Notes how much has been written to the newest segment.
+    pub(super) fn note_written(&mut self, bytes: u64) {
+        if let Some(newest) = self.live.back_mut() {
+            newest.bytes += bytes;
+        }
+    }
+
+    /// The oldest segment that is needed once everything up to `applied` is in the tables.
+    pub(in crate::store) fn first_needed(&self, applied: u64) -> u64 {
+        let unneeded = self.live.iter().skip(1).take_while(|next| next.first <= applied + 1).count();
+        self.live.get(unneeded).map_or(self.next_number, |segment| segment.number)
+    }
+
+    /// Lets the segments before `first_needed` be written over.
+    pub(in crate::store) fn trim(&mut self, first_needed: u64) {
+        while let Some(oldest) = self.live.front()
+            && oldest.number < first_needed
+            && let Some(oldest) = self.live.pop_front()
+        {
+            self.free.push(oldest.file);
+        }
+    }
+
+    /// Bytes of records that an opening would read.
+    pub(in crate::store) fn live_bytes(&self) -> u64 {
+        self.live.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Whether a file should be made before it is needed.
+    pub(in crate::store) fn wants_spare(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Takes the name of a new file: make it with [`NewFile::make`], away from the log, and give it back.
+    pub(in crate::store) fn reserve(&mut self) -> NewFile {
+        let path = self.directory.join(format!("{PREFIX}{:06}", self.next_file));
+        self.next_file += 1;
+        NewFile { disk: Arc::clone(&self.disk), path, bytes: self.segment_bytes }
+    }
+
+    fn make(&mut self) -> io::Result<SegmentFile> {
+        let new = self.reserve();
+        let file = SegmentFile(new.disk.open(&new.path, true)?);
+        self.disk.sync_dir(&self.directory)?;
+        Ok(file)
+    }
+}
+
+/// A segment file to be made.
+pub(in crate::store) struct NewFile {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl NewFile {
+    /// Makes the file in its full length, so that no later sync has to change it.
+    pub(in crate::store) fn make(self) -> io::Result<SegmentFile> {
+        let file = SegmentFile(self.disk.open(&self.path, true)?);
+        file.fill(self.bytes)?;
+        self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_decodes_to_itself_and_nothing_else_does() {
+        let header = Header { log: 7, number: (3 << 32) | 9, first: 1234 };
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes), Some(header));
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bytes), None, "bit {bit}");
+        }
+    }
+}

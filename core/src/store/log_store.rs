@@ -1,0 +1,425 @@
+//! A store with a commit log: durable after one sync of the log, in the tables later.
+//!
+//! A batch goes to the active memtable and to the log's queue in one step. The log task writes whatever is queued as
+//! one group, syncs it, and reports it durable; it waits for nothing else. The flush task moves memtables, once full
+//! and durable in the log, into the store files in sorted slices, in one transaction per file together with the
+//! number up to which that file now has everything; then their segments may be written over. It is paced by how full
+//! the memtables are: moving rows competes with requests for the processors.
+//!
+//! Memory and log are bounded through [`Admission`]; the log itself never waits for the flush.
+
+use super::{
+    Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
+    StoreStats, Write,
+    files::StoreFiles,
+    log::{
+        Recovery,
+        mutant::Mutant,
+        recovery::{APPLIED_MARK, FIRST_MARK, Recovered, io_error, recover},
+        segment::Segments,
+        writer::{Batch, Writer},
+    },
+    memtable::Memtable,
+    serving::Serving,
+    tables::Transaction,
+    view::Taking,
+};
+use crate::env::{BoxFuture, Env};
+use bytes::Bytes;
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// Bytes of rows in one group: a bound on the log's buffer, and on what one sync may lose.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+/// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
+const MEMTABLE_FIFTHS: u64 = 2;
+/// The longest pause between two slices of a flush.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// Rows in redb files behind a commit log.
+#[derive(Debug)]
+pub struct LogStore {
+    log: Arc<Log>,
+    recovery: Recovery,
+}
+
+struct Log {
+    serving: Arc<Serving>,
+    segments: Arc<Mutex<Segments>>,
+    queue: Mutex<Queue>,
+    /// Batches of earlier openings: this one's first has the number after it.
+    base: u64,
+    /// There is a batch to write.
+    write: Arc<Notify>,
+    /// There may be a memtable to move into the tables.
+    flush: Arc<Notify>,
+    /// A segment has been begun.
+    prepare: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Queue {
+    batches: Vec<Batch>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Log")
+            .field("serving", &self.serving)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogStore {
+    /// Opens the store in a directory, or makes it. What the log holds and the tables do not is put into the tables
+    /// first.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing is lost that was not lost before; it may be tried again.
+    pub async fn open(env: &Env, directory: &Path, config: StoreConfig) -> Result<Self, OpenError> {
+        let (disk, at, with, new_log) = (env.disk(), directory.to_owned(), config.clone(), env.random_u128());
+        let opened = env.block(move || {
+            let files = StoreFiles::open(&*disk, &at, with.log.store_files, with.page_cache_bytes)?;
+            let opened = recover(disk, &at.join("log"), &files, &with.log, new_log)
+                .and_then(|recovered| Ok((files.snapshots()?, recovered)));
+            let (snapshots, recovered) = opened.map_err(|error| OpenError::from_store(&at, error))?;
+            Ok((Arc::new(files), snapshots, recovered))
+        });
+        let (files, snapshots, recovered) =
+            opened.await.map_err(|lost| OpenError::lost(directory, lost))??;
+        let Recovered { recovery, last, segments, tail } = recovered;
+
+        let [write, flush, prepare] = [(); 3].map(|()| Arc::new(Notify::new()));
+        let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
+        let serving = Serving::new(env, &directory.join("log"), config.clone(), snapshots, wakes).await;
+        serving.counts.file_bytes.store(files.bytes(), Relaxed);
+        let segments = Arc::new(Mutex::new(segments));
+        let writer = Writer::new(Arc::clone(&segments), config.log, tail, last);
+        let queue = Mutex::default();
+        let log = Arc::new(Log { serving, segments, queue, base: last, write, flush, prepare });
+        env.spawn_thread("store-log", Arc::clone(&log).write(writer));
+        env.spawn("store-flush", Arc::clone(&log).flush(files));
+        env.spawn("store-prepare", Arc::clone(&log).prepare());
+        Ok(Self { log, recovery })
+    }
+
+    /// What opening the store found in its log.
+    #[must_use]
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+}
+
+/// The log task.
+impl Log {
+    async fn write(self: Arc<Self>, mut writer: Writer) {
+        loop {
+            // Asked before the queue is: a batch applied in between leaves its wake-up behind.
+            let taking = self.serving.view.taking();
+            if taking == Taking::Stopped {
+                break;
+            }
+            let group = self.take_group();
+            let Some(last) = group.last().map(|batch| batch.number) else {
+                if taking == Taking::Closed {
+                    break;
+                }
+                self.write.notified().await;
+                continue;
+            };
+            let batches = group.len() as u64;
+            if self.serving.config.log.breaks(Mutant::EarlyReply) {
+                self.serving.publish_durable(Lsn(last - self.base));
+            }
+            let append = move || {
+                let written = writer.append(&group).map_err(io_error)?;
+                Ok((writer, written))
+            };
+            match self.serving.block(append).await {
+                Ok((back, written)) => {
+                    writer = back;
+                    self.note_written(batches, written.bytes, written.rolled);
+                    self.serving.publish_durable(Lsn(last - self.base));
+                }
+                Err(error) => {
+                    self.serving.fail(error);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn take_group(&self) -> Vec<Batch> {
+        let mut queue = self.queue();
+        let mut bytes = 0;
+        let fits = |batch: &Batch| {
+            let before = bytes;
+            bytes +=
+                batch.changes.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+            before < GROUP_BYTES_MAX
+        };
+        let end = queue.batches.iter().map(fits).take_while(|fits| *fits).count();
+        if end == queue.batches.len() {
+            std::mem::take(&mut queue.batches)
+        } else {
+            queue.batches.drain(..end).collect()
+        }
+    }
+
+    fn note_written(&self, batches: u64, bytes: u64, rolled: bool) {
+        let counts = &self.serving.counts;
+        counts.commits.fetch_add(1, Relaxed);
+        counts.batches.fetch_add(batches, Relaxed);
+        counts.written_bytes.fetch_add(bytes, Relaxed);
+        if rolled {
+            self.prepare.notify_one();
+            // The log may have grown enough for a flush, while the same few rows were written over and over.
+            self.flush.notify_one();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The flush task.
+impl Log {
+    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>) {
+        loop {
+            let taking = self.serving.view.taking();
+            if taking == Taking::Stopped {
+                break;
+            }
+            if taking == Taking::Yes && !self.is_flush_due() {
+                self.flush.notified().await;
+                continue;
+            }
+            let Some(frozen) = self.serving.view.freeze() else {
+                if taking == Taking::Closed {
+                    break;
+                }
+                self.flush.notified().await;
+                continue;
+            };
+            if let Err(error) = self.flush_memtable(&files, &frozen).await {
+                self.serving.fail(error);
+                break;
+            }
+        }
+        self.serving.close_files(files).await;
+    }
+
+    fn is_flush_due(&self) -> bool {
+        let memtable_bytes_max = self.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS;
+        self.serving.view.active_bytes() >= memtable_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
+    }
+
+    async fn flush_memtable(
+        &self,
+        files: &Arc<StoreFiles>,
+        frozen: &Arc<Memtable>,
+    ) -> Result<(), StoreError> {
+        // Into the tables only what is durable in the log: they may never be ahead of it.
+        let mut progress = self.serving.progress.subscribe();
+        let reached = progress.wait_for(|now| now.durable >= frozen.last || now.failed.is_some()).await;
+        if reached.map_or(true, |now| now.failed.is_some()) {
+            return Err(StoreError::Stopped);
+        }
+        let applied = self.base + frozen.last.0;
+        let first_needed = self.segments().first_needed(applied);
+        if self.serving.config.log.breaks(Mutant::EarlyTrim) {
+            self.segments().trim(first_needed);
+        }
+        // The first file last: it says which segments are needed, for all files.
+        for number in (0..files.all().len()).rev() {
+            let marks = (number == 0).then_some(first_needed);
+            self.flush_file(files, number, frozen, applied, marks).await?;
+        }
+        let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
+        let retire = move || {
+            view.retire(&moved, files.snapshots()?);
+            Ok(files.bytes())
+        };
+        let file_bytes = self.serving.block(retire).await?;
+        self.serving.counts.file_bytes.store(file_bytes, Relaxed);
+        self.segments().trim(first_needed);
+        Ok(())
+    }
+
+    /// Moves the rows of one file, and its marks, in one transaction.
+    async fn flush_file(
+        &self,
+        files: &Arc<StoreFiles>,
+        number: usize,
+        frozen: &Arc<Memtable>,
+        applied: u64,
+        first_needed: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let file = Arc::clone(&files.all()[number]);
+        let mut transaction = self.serving.block(move || file.begin()).await?;
+        let mut after = None;
+        loop {
+            let slice = FlushSlice {
+                files: Arc::clone(files),
+                number,
+                rows: Arc::clone(frozen),
+                after,
+                bytes_max: self.serving.config.log.flush_slice_bytes,
+            };
+            let began = self.serving.env.now();
+            let (back, next) = self.serving.block(move || slice.change(transaction)).await?;
+            transaction = back;
+            let Some(next) = next else { break };
+            after = Some(next);
+            self.pause(self.serving.env.now() - began).await;
+        }
+        let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
+        let finish = move || {
+            if !unmarked {
+                transaction.mark(APPLIED_MARK, u128::from(applied))?;
+            }
+            if let Some(first) = first_needed {
+                transaction.mark(FIRST_MARK, u128::from(first))?;
+            }
+            transaction.commit()
+        };
+        self.serving.block(finish).await
+    }
+
+    /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once
+    /// writes are about to be slowed down, or the store is to end.
+    async fn pause(&self, slice: Duration) {
+        let (used, max) = (self.serving.view.memtable_bytes(), self.serving.config.backlog_bytes_max);
+        let slow_at = max / 5 * 4;
+        if self.serving.view.taking() != Taking::Yes || used >= slow_at {
+            return;
+        }
+        let percent = u32::try_from((slow_at - used) * 200 / slow_at.max(1)).unwrap_or(0);
+        self.serving.env.sleep((slice * percent / 100).min(PAUSE_MAX)).await;
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.segments().live_bytes()
+    }
+
+    fn log_bytes_max(&self) -> u64 {
+        // Below a few segments the bound could never be met: the newest one is always needed.
+        self.serving.config.log.log_bytes_max.max(self.serving.config.log.segment_bytes * 4)
+    }
+}
+
+/// The task that makes segment files before they are needed.
+impl Log {
+    async fn prepare(self: Arc<Self>) {
+        while self.serving.view.taking() == Taking::Yes {
+            let new = {
+                let mut segments = self.segments();
+                segments.wants_spare().then(|| segments.reserve())
+            };
+            if let Some(new) = new {
+                match self.serving.block(move || new.make().map_err(io_error)).await {
+                    Ok(file) => self.segments().give_back(vec![file]),
+                    // The log makes its own if it must; what is wrong with the disk shows there.
+                    Err(error) => tracing::warn!(%error, "can't prepare a file for the log"),
+                }
+            }
+            self.prepare.notified().await;
+        }
+    }
+}
+
+/// One step of a flush.
+struct FlushSlice {
+    files: Arc<StoreFiles>,
+    number: usize,
+    rows: Arc<Memtable>,
+    after: Option<Bytes>,
+    bytes_max: u64,
+}
+
+impl FlushSlice {
+    /// Puts the slice's rows into the transaction; gives the key after which to go on, or none at the end.
+    fn change(self, transaction: Transaction) -> Result<(Transaction, Option<Bytes>), StoreError> {
+        let mut bytes = 0;
+        let mut last = None;
+        let rows =
+            self.rows.after(self.after.as_deref()).filter(|(key, _)| self.files.of(key) == self.number);
+        let slice = rows.take_while(|(key, value)| {
+            let room = bytes < self.bytes_max;
+            bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
+            if room {
+                last = Some((*key).clone());
+            }
+            room
+        });
+        transaction.change(slice)?;
+        Ok((transaction, last))
+    }
+}
+
+impl Store for LogStore {
+    fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
+        let log = &self.log;
+        let lsn = log.serving.view.apply(batch, |lsn, changes| {
+            let batch = Batch { number: log.base + lsn.0, changes: changes.to_vec() };
+            log.queue().batches.push(batch);
+        })?;
+        log.write.notify_one();
+        if log.serving.view.active_bytes() >= log.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS {
+            log.flush.notify_one();
+        }
+        Ok(lsn)
+    }
+
+    fn progress(&self) -> watch::Receiver<Progress> {
+        self.log.serving.progress.subscribe()
+    }
+
+    fn peek(&self, at: &RowKey) -> Peek {
+        self.log.serving.view.peek(at)
+    }
+
+    fn read(&self, rows: Vec<RowKey>) -> BoxFuture<Result<Vec<Option<Bytes>>, StoreError>> {
+        self.log.serving.read(rows)
+    }
+
+    fn range(&self, query: RangeQuery) -> BoxFuture<Result<Slice, StoreError>> {
+        self.log.serving.range(query)
+    }
+
+    fn admission(&self) -> Admission {
+        let serving = &self.log.serving;
+        let memory = serving.space.admission(serving.view.memtable_bytes(), serving.config.backlog_bytes_max);
+        let log = serving.space.admission(self.log.log_bytes(), self.log.log_bytes_max());
+        memory.max(log)
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats { log_bytes: self.log.log_bytes(), ..self.log.serving.stats() }
+    }
+
+    fn close(&self) -> BoxFuture<Result<(), StoreError>> {
+        self.log.serving.close()
+    }
+}
+
+impl Drop for LogStore {
+    fn drop(&mut self) {
+        // The tasks make what was applied durable and close the files, if there is a node left to run them.
+        self.log.serving.end();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! What the stores on disk have in common: the view and its readers, progress, and stopping for good.
+
+use super::{
+    OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats, files::Snapshots,
+    readers::Readers, space::Space, view::View,
+};
+use crate::env::{BoxFuture, Env};
+use bytes::Bytes;
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::sync::{Notify, watch};
+
+/// The side of a store that answers. Its tasks make batches durable and end when the view takes no more of them.
+pub(super) struct Serving {
+    pub(super) env: Env,
+    pub(super) config: StoreConfig,
+    pub(super) view: Arc<View>,
+    pub(super) space: Space,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) counts: Counts,
+    readers: Arc<Readers>,
+    /// One for each task of the store: there is something to do, or the store is to end.
+    wakes: Vec<Arc<Notify>>,
+    /// The files are closed.
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) commits: AtomicU64,
+    pub(super) batches: AtomicU64,
+    pub(super) written_bytes: AtomicU64,
+    pub(super) file_bytes: AtomicU64,
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Serving").field("progress", &*self.progress.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    pub(super) async fn new(
+        env: &Env,
+        path: &Path,
+        config: StoreConfig,
+        snapshots: Snapshots,
+        wakes: Vec<Arc<Notify>>,
+    ) -> Arc<Self> {
+        let view = Arc::new(View::new(snapshots, config.cache_bytes));
+        Arc::new(Self {
+            env: env.clone(),
+            readers: Readers::new(env.clone(), Arc::clone(&view), config.readers_max),
+            space: Space::watch(env, path, &config).await,
+            view,
+            config,
+            progress: watch::Sender::new(Progress::default()),
+            counts: Counts::default(),
+            wakes,
+            closed: watch::Sender::new(false),
+        })
+    }
+
+    /// Blocking work of the store's own tasks.
+    pub(super) async fn block<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.env.block(work).await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    pub(super) fn publish_durable(&self, durable: super::Lsn) {
+        self.progress.send_if_modified(|progress| {
+            let going = progress.failed.is_none();
+            if going {
+                progress.durable = durable;
+            }
+            going
+        });
+    }
+
+    /// Stops for good.
+    pub(super) fn fail(&self, error: StoreError) {
+        self.view.stop();
+        self.progress.send_if_modified(|progress| {
+            let first = progress.failed.is_none();
+            if first {
+                tracing::error!(%error, "the store has stopped: its node must be restarted");
+                progress.failed = Some(error);
+            }
+            first
+        });
+        self.wake_all();
+    }
+
+    pub(super) fn read(
+        self: &Arc<Self>,
+        rows: Vec<RowKey>,
+    ) -> BoxFuture<Result<Vec<Option<Bytes>>, StoreError>> {
+        let this = Arc::clone(self);
+        Box::pin(async move { this.judge(Arc::clone(&this.readers).run(move |view| view.read(&rows)).await) })
+    }
+
+    pub(super) fn range(self: &Arc<Self>, query: RangeQuery) -> BoxFuture<Result<Slice, StoreError>> {
+        let this = Arc::clone(self);
+        Box::pin(
+            async move { this.judge(Arc::clone(&this.readers).run(move |view| view.range(&query)).await) },
+        )
+    }
+
+    /// An error of a read stops the store like one of a write: what else the disk has lost is not known.
+    fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error @ (StoreError::Io(_) | StoreError::Damaged(_))) = &result {
+            self.fail(error.clone());
+        }
+        result
+    }
+
+    /// Takes no more batches; what has been applied becomes durable.
+    pub(super) fn end(&self) {
+        self.view.close();
+        self.wake_all();
+    }
+
+    /// Ends, and waits for the files to be closed.
+    pub(super) fn close(self: &Arc<Self>) -> BoxFuture<Result<(), StoreError>> {
+        let this = Arc::clone(self);
+        Box::pin(async move {
+            this.end();
+            let mut closed = this.closed.subscribe();
+            // The sender is in `this`: it outlives the wait.
+            let _ = closed.wait_for(|closed| *closed).await;
+            this.progress.borrow().failed.clone().map_or(Ok(()), Err)
+        })
+    }
+
+    /// Closes the files, once the last reader is done with them. The store's tasks must be done with them already.
+    pub(super) async fn close_files(&self, files: impl Send + 'static) {
+        self.readers.close().await;
+        self.view.release_tables();
+        // Closing redb writes to the disk. Lost work means that the node is going down: its file recovers.
+        let _ = self.env.block(move || drop(files)).await;
+        self.closed.send_replace(true);
+    }
+
+    pub(super) fn stats(&self) -> StoreStats {
+        let (cache_bytes, hits, misses) = self.view.figures();
+        StoreStats {
+            backlog_bytes: self.view.memtable_bytes(),
+            log_bytes: 0,
+            cache_bytes,
+            hits,
+            misses,
+            commits: self.counts.commits.load(Relaxed),
+            batches: self.counts.batches.load(Relaxed),
+            written_bytes: self.counts.written_bytes.load(Relaxed),
+            file_bytes: self.counts.file_bytes.load(Relaxed),
+        }
+    }
+
+    fn wake_all(&self) {
+        self.wakes.iter().for_each(|wake| wake.notify_one());
+    }
+
+    #[cfg(test)]
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+}
+
+impl OpenError {
+    /// Opening work that ended without a value.
+    pub(super) fn lost(path: &Path, lost: crate::env::WorkLost) -> Self {
+        Self::Io { path: path.to_owned(), source: std::io::Error::other(lost) }
+    }
+}
