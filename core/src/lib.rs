@@ -3,15 +3,25 @@
 pub mod causal;
 pub mod durable;
 pub mod env;
+mod handoff;
 pub mod liveness;
 pub mod membership;
+pub mod metrics;
+pub mod mutant;
+pub mod node;
 pub mod quorum;
 pub mod reply;
+pub mod request;
 pub mod ring;
 pub mod sequence;
 pub mod store;
+pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod topology;
 pub mod transport;
+pub mod vnode;
 
+pub use node::Cluster;
 pub use rondel_proto as proto;
+pub use rondel_proto::{message, wire};

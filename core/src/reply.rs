@@ -93,6 +93,13 @@ failure_codes! {
     NotReady = 15, "the node is not ready for this request";
     /// The disk is full or the object too large; nothing was done.
     NoRoom = 16, "the node has no room for this write";
+    /// A coordinator did not get what the request asks for; the detail is three bytes: which requirement, how many it
+    /// needs, how many it has. The write may have reached some replicas.
+    Unmet = 17, "too few replicas answered";
+    /// A coordinator's deadline passed; the detail is two bytes: how many are needed, how many there are.
+    TimedOut = 18, "the deadline passed before enough replicas answered";
+    /// The request had been done before and its reply is no longer known.
+    Repeated = 19, "the request had been done before";
 }
 
 /// Takes the answer to one request. Dropped unanswered, it answers [`FailureCode::Dropped`] at once.

@@ -35,7 +35,7 @@ pub struct BadArchive {
 )]
 pub trait Wire: Schema + Sized + Send + Sync + 'static {
     /// The archived form, read in place.
-    type View: Portable + Send + Sync + 'static;
+    type View: Portable + fmt::Debug + Send + Sync + 'static;
 
     /// The archive of this value.
     fn encode(&self) -> Bytes;
@@ -60,7 +60,7 @@ impl<T> Wire for T
 where
     T: Schema + Archive + Send + Sync + 'static,
     T: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, RkyvError>>,
-    T::Archived: Send + Sync + 'static,
+    T::Archived: fmt::Debug + Send + Sync + 'static,
     T::Archived:
         for<'a> CheckBytes<HighValidator<'a, RkyvError>> + Deserialize<T, HighDeserializer<RkyvError>>,
 {
@@ -138,10 +138,7 @@ impl<T: Wire> Deref for Msg<T> {
     }
 }
 
-impl<T: Wire> fmt::Debug for Msg<T>
-where
-    T::View: fmt::Debug,
-{
+impl<T: Wire> fmt::Debug for Msg<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(out)
     }

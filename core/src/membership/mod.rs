@@ -6,3 +6,12 @@ pub mod gossip;
 
 pub use certificate::{Certificate, fingerprint};
 pub use data_dir::{DataDir, DataDirError};
+
+/// x
+#[derive(Debug, Clone)]
+pub struct Token;
+#[rondel_proto::message(id = 48, crate = rondel_proto)]
+/// x
+pub struct JoinRequest {
+    x: u8,
+}

@@ -22,7 +22,8 @@ impl NodeClock {
         let after = |last: u64| last.max(seen.0).saturating_add(1).max(calendar);
         let step = |last| Some(after(last));
         // Both closures are total, so the update always succeeds.
-        let last = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap_or_else(|last| last);
+        let last =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).unwrap_or_else(|last| last);
         Hlc(after(last))
     }
 

@@ -72,7 +72,8 @@ impl Parse for MessageArgs {
                     }
                     "write" => write = true,
                     other => {
-                        let text = format!("unknown option `{other}`: expected `id`, `reply`, `write` or `crate`");
+                        let text =
+                            format!("unknown option `{other}`: expected `id`, `reply`, `write` or `crate`");
                         return Err(syn::Error::new(name.span(), text));
                     }
                 }
@@ -82,7 +83,9 @@ impl Parse for MessageArgs {
             }
         }
         let id = id.ok_or_else(|| {
-            input.error("#[message] needs `id = <number>`: the number that this message keeps on the wire for ever")
+            input.error(
+                "#[message] needs `id = <number>`: the number that this message keeps on the wire for ever",
+            )
         })?;
         if id.base10_parse::<u16>().is_ok_and(|id| id >= 0xFF00) {
             return Err(syn::Error::new(id.span(), "message ids from 0xFF00 on belong to rondel-core"));

@@ -1,0 +1,188 @@
+//! Every metric of core: its name, its unit, and what it says.
+//!
+//! Names are `rondel_core_<noun>_<unit>`; labels have few values (services, operations, outcomes). Each node has its
+//! own recorder: nothing here is global, so that many nodes can run in one process.
+
+use metrics::{
+    Counter, Gauge, Histogram, Recorder, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Where a node's metrics go.
+pub type SharedRecorder = Arc<dyn Recorder + Send + Sync>;
+
+/// What the lanes report.
+#[derive(Clone)]
+pub(crate) struct LaneMetrics {
+    pub(crate) batch_jobs: Histogram,
+    pub(crate) refused_jobs: Counter,
+    pub(crate) unreadable_rows: Counter,
+    pub(crate) hints_written: Counter,
+}
+
+/// What one operation of one service reports.
+#[derive(Clone)]
+pub(crate) struct OperationMetrics {
+    ok: Histogram,
+    failed: Histogram,
+}
+
+impl OperationMetrics {
+    /// Takes in one finished request.
+    pub(crate) fn finished(&self, ok: bool, after: Duration) {
+        if ok { &self.ok } else { &self.failed }.record(after.as_secs_f64());
+    }
+}
+
+/// What one service reports, as the coordinator of its requests.
+#[derive(Clone)]
+pub(crate) struct ServiceMetrics {
+    pub(crate) read: OperationMetrics,
+    pub(crate) update: OperationMetrics,
+    pub(crate) scan: OperationMetrics,
+    pub(crate) other: OperationMetrics,
+}
+
+/// All of core's metrics of one node.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) lane: LaneMetrics,
+    pub(crate) services: Vec<ServiceMetrics>,
+    pub(crate) read_repairs: Counter,
+    pub(crate) hedged_writes: Counter,
+    pub(crate) hints_delivered: Counter,
+    pub(crate) strays_removed: Counter,
+    pub(crate) hints_kept: Gauge,
+    pub(crate) mailbox_jobs: Gauge,
+    pub(crate) peers_up: Gauge,
+    pub(crate) peers_connected: Gauge,
+    pub(crate) members: Gauge,
+    pub(crate) epoch: Gauge,
+    pub(crate) store_backlog_bytes: Gauge,
+    pub(crate) store_cache_bytes: Gauge,
+    pub(crate) store_file_bytes: Gauge,
+    pub(crate) store_commits: Counter,
+    pub(crate) store_batches: Counter,
+    pub(crate) store_written_bytes: Counter,
+    pub(crate) store_hits: Counter,
+    pub(crate) store_misses: Counter,
+    pub(crate) store_failed: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new(recorder: &SharedRecorder, services: &[&'static str]) -> Self {
+        metrics::with_local_recorder(recorder.as_ref(), || {
+            describe();
+            Self {
+                lane: LaneMetrics {
+                    batch_jobs: histogram!("rondel_core_lane_batch_jobs"),
+                    refused_jobs: counter!("rondel_core_lane_refused_jobs_total"),
+                    unreadable_rows: counter!("rondel_core_unreadable_rows_total"),
+                    hints_written: counter!("rondel_core_hints_written_total"),
+                },
+                services: services.iter().map(|service| of_service(service)).collect(),
+                read_repairs: counter!("rondel_core_read_repairs_total"),
+                hedged_writes: counter!("rondel_core_hedged_writes_total"),
+                hints_delivered: counter!("rondel_core_hints_delivered_total"),
+                strays_removed: counter!("rondel_core_strays_removed_total"),
+                hints_kept: gauge!("rondel_core_hints_kept"),
+                mailbox_jobs: gauge!("rondel_core_lane_mailbox_jobs"),
+                peers_up: gauge!("rondel_core_peers_up"),
+                peers_connected: gauge!("rondel_core_peers_connected"),
+                members: gauge!("rondel_core_members"),
+                epoch: gauge!("rondel_core_epoch"),
+                store_backlog_bytes: gauge!("rondel_core_store_backlog_bytes"),
+                store_cache_bytes: gauge!("rondel_core_store_cache_bytes"),
+                store_file_bytes: gauge!("rondel_core_store_file_bytes"),
+                store_commits: counter!("rondel_core_store_commits_total"),
+                store_batches: counter!("rondel_core_store_batches_total"),
+                store_written_bytes: counter!("rondel_core_store_written_bytes_total"),
+                store_hits: counter!("rondel_core_store_hits_total"),
+                store_misses: counter!("rondel_core_store_misses_total"),
+                store_failed: gauge!("rondel_core_store_failed"),
+            }
+        })
+    }
+}
+
+fn of_service(service: &'static str) -> ServiceMetrics {
+    let operation = |name: &'static str| {
+        let outcome = |outcome: &'static str| histogram!("rondel_core_request_seconds", "service" => service, "operation" => name, "outcome" => outcome);
+        OperationMetrics { ok: outcome("ok"), failed: outcome("failed") }
+    };
+    ServiceMetrics {
+        read: operation("read"),
+        update: operation("update"),
+        scan: operation("scan"),
+        other: operation("other"),
+    }
+}
+
+fn describe() {
+    let count = Unit::Count;
+    describe_histogram!(
+        "rondel_core_request_seconds",
+        Unit::Seconds,
+        "time from a request's arrival at its coordinator to its answer, by service, operation and outcome"
+    );
+    describe_histogram!("rondel_core_lane_batch_jobs", count, "jobs that a lane took up at once");
+    describe_counter!(
+        "rondel_core_lane_refused_jobs_total",
+        count,
+        "jobs refused because a lane's mailbox was full"
+    );
+    describe_counter!(
+        "rondel_core_unreadable_rows_total",
+        count,
+        "reads of rows whose checksum failed or that are holes"
+    );
+    describe_counter!(
+        "rondel_core_read_repairs_total",
+        count,
+        "items sent to owners that a read found behind"
+    );
+    describe_counter!(
+        "rondel_core_hedged_writes_total",
+        count,
+        "writes sent to a stand-in because an owner was slow or failed"
+    );
+    describe_counter!("rondel_core_hints_written_total", count, "hints taken for slots of other nodes");
+    describe_counter!("rondel_core_hints_delivered_total", count, "hints delivered and removed");
+    describe_counter!(
+        "rondel_core_strays_removed_total",
+        count,
+        "rows removed because all their owners hold them and this node owns no slot for them"
+    );
+    describe_gauge!("rondel_core_hints_kept", count, "hints that wait on this node for their owners");
+    describe_gauge!("rondel_core_lane_mailbox_jobs", count, "jobs that wait in the lanes' mailboxes");
+    describe_gauge!("rondel_core_peers_up", count, "other members that this node believes to be up");
+    describe_gauge!("rondel_core_peers_connected", count, "other members to which a connection stands");
+    describe_gauge!("rondel_core_members", count, "members of the decided state");
+    describe_gauge!("rondel_core_epoch", count, "entries of the decided sequence that this node knows");
+    describe_gauge!(
+        "rondel_core_store_backlog_bytes",
+        Unit::Bytes,
+        "bytes applied to the store and not yet durable"
+    );
+    describe_gauge!("rondel_core_store_cache_bytes", Unit::Bytes, "bytes of rows in the store's cache");
+    describe_gauge!("rondel_core_store_file_bytes", Unit::Bytes, "bytes that the store's files occupy");
+    describe_counter!("rondel_core_store_commits_total", count, "groups of batches made durable together");
+    describe_counter!("rondel_core_store_batches_total", count, "batches made durable");
+    describe_counter!(
+        "rondel_core_store_written_bytes_total",
+        Unit::Bytes,
+        "bytes of rows handed to the disk"
+    );
+    describe_counter!("rondel_core_store_hits_total", count, "row look-ups that memory answered");
+    describe_counter!(
+        "rondel_core_store_misses_total",
+        count,
+        "row look-ups that only the disk could answer"
+    );
+    describe_gauge!(
+        "rondel_core_store_failed",
+        count,
+        "1 after the store has stopped because of an I/O error"
+    );
+}

@@ -1,0 +1,265 @@
+//! What the parts of a running node share: who is up, where requests go, what is known of the peers.
+
+use crate::{
+    env::{Env, Rng},
+    handoff::HintLedger,
+    metrics::Metrics,
+    mutant::Mutants,
+    reply::{FailureCode, Outcome, ReplyTo},
+    request::score::{HedgeBudget, Score},
+    store::{Admission, Store},
+    topology::Topology,
+    transport::Transport,
+    vnode::{
+        Storage,
+        host::{Host, RowRequest},
+    },
+};
+use bytes::Bytes;
+use dashmap::DashMap;
+use rondel_proto::{frame::Head, id::NodeId};
+use rustc_hash::FxBuildHasher;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+/// What liveness and gossip say of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PeerStatus {
+    /// It answers.
+    pub(crate) up: bool,
+    /// It answers, but slowly: still written to, asked last.
+    pub(crate) demoted: bool,
+    /// The codes of the services that it serves.
+    pub(crate) services: Vec<u32>,
+    /// The hints that it last said it keeps, by the node that they are for.
+    pub(crate) hints: BTreeMap<NodeId, u64>,
+    /// Which run of it that is.
+    pub(crate) run: (u64, u64),
+    /// When this node last saw it come up, or heard of a new run.
+    pub(crate) up_since: Option<Instant>,
+    /// When this node last heard what it keeps.
+    pub(crate) heard: Option<Instant>,
+}
+
+/// An owner that was down may lack what it missed for at most this long after its return (PROTOCOLS §2).
+const BEHIND_MAX: Duration = Duration::from_secs(60);
+/// What a peer says of its hints may have been on its way for this long.
+const FACTS_AGE_MAX: Duration = Duration::from_secs(5);
+/// Shards of the maps that many threads look into. Fixed: a simulation runs alike on every machine.
+pub(crate) const MAP_SHARDS: usize = 16;
+
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) me: NodeId,
+    pub(crate) host: Host,
+    pub(crate) durable: Arc<dyn Store>,
+    pub(crate) memory: Arc<dyn Store>,
+    pub(crate) transport: Transport,
+    pub(crate) bulk: Transport,
+    pub(crate) metrics: Metrics,
+    pub(crate) mutants: Mutants,
+    pub(crate) hints: Arc<HintLedger>,
+    pub(crate) hedges: HedgeBudget,
+    /// Woken when a peer came up: its hints may go.
+    pub(crate) peer_up: tokio::sync::Notify,
+    topology: RwLock<Option<Arc<Topology>>>,
+    peers: RwLock<Arc<BTreeMap<NodeId, PeerStatus>>>,
+    scores: DashMap<NodeId, Score, FxBuildHasher>,
+    rng: Mutex<Rng>,
+    started: Instant,
+}
+
+/// The parts that a node is wired from.
+pub(crate) struct Parts {
+    pub(crate) env: Env,
+    pub(crate) me: NodeId,
+    pub(crate) host: Host,
+    pub(crate) durable: Arc<dyn Store>,
+    pub(crate) memory: Arc<dyn Store>,
+    pub(crate) transport: Transport,
+    pub(crate) bulk: Transport,
+    pub(crate) metrics: Metrics,
+    pub(crate) mutants: Mutants,
+    pub(crate) hints: Arc<HintLedger>,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { env, me, host, durable, memory, transport, bulk, metrics, mutants, hints } = parts;
+        let (rng, started) = (Mutex::new(env.rng()), env.now());
+        Self {
+            env,
+            me,
+            host,
+            durable,
+            memory,
+            transport,
+            bulk,
+            metrics,
+            mutants,
+            hints,
+            hedges: HedgeBudget::default(),
+            peer_up: tokio::sync::Notify::new(),
+            topology: RwLock::new(None),
+            peers: RwLock::default(),
+            scores: DashMap::with_capacity_and_hasher_and_shard_amount(64, FxBuildHasher, MAP_SHARDS),
+            rng,
+            started,
+        }
+    }
+
+    /// The decided topology; none until the cluster is formed.
+    pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
+        self.topology.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_topology(&self, topology: Arc<Topology>) {
+        *self.topology.write().unwrap_or_else(PoisonError::into_inner) = Some(topology);
+    }
+
+    pub(crate) fn peers(&self) -> Arc<BTreeMap<NodeId, PeerStatus>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces what is known of the peers; wakes the hint scheduler when one came up.
+    pub(crate) fn set_peers(&self, peers: BTreeMap<NodeId, PeerStatus>) {
+        let before = std::mem::replace(
+            &mut *self.peers.write().unwrap_or_else(PoisonError::into_inner),
+            Arc::new(peers),
+        );
+        let was_up = |node: &NodeId| before.get(node).is_some_and(|peer| peer.up);
+        if self.peers().iter().any(|(node, peer)| peer.up && !was_up(node)) {
+            self.peer_up.notify_one();
+        }
+    }
+
+    pub(crate) fn store(&self, storage: Storage) -> &Arc<dyn Store> {
+        match storage {
+            Storage::Durable => &self.durable,
+            Storage::Memory => &self.memory,
+        }
+    }
+
+    /// A random number below `bound`.
+    pub(crate) fn random_below(&self, bound: u64) -> u64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).below(bound)
+    }
+
+    pub(crate) fn random_u128(&self) -> u128 {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        u128::from(rng.u64()) << 64 | u128::from(rng.u64())
+    }
+
+    pub(crate) fn score(&self, node: NodeId) -> Score {
+        self.scores.get(&node).map(|score| *score).unwrap_or_default()
+    }
+
+    /// Sends a request for a row to a node, this one included. Exactly one answer comes, by `reply`.
+    pub(crate) fn send(self: &Arc<Self>, to: NodeId, service: usize, message: Outgoing, reply: ReplyTo) {
+        if to == self.me {
+            return self.send_to_self(service, message, reply);
+        }
+        let Outgoing { head, key, body, deadline } = message;
+        let sent = self.env.now();
+        let head = Head { deadline_us: micros_until(deadline, sent), ..head };
+        self.scores.entry(to).or_default().sent();
+        let shared = self.clone();
+        let reply = ReplyTo::new(move |outcome: Outcome| {
+            let after = outcome.is_ok().then(|| shared.env.now().saturating_duration_since(sent));
+            shared.scores.entry(to).or_default().answered(after);
+            reply.send(outcome);
+        });
+        self.transport.request(to, head, &key, body, reply);
+    }
+
+    /// As [`Shared::send`], on the connections for bulk transfers.
+    pub(crate) fn send_bulk(&self, to: NodeId, service: usize, message: Outgoing, reply: ReplyTo) {
+        if to == self.me {
+            return self.send_to_self(service, message, reply);
+        }
+        let Outgoing { head, key, body, deadline } = message;
+        let head = Head { deadline_us: micros_until(deadline, self.env.now()), ..head };
+        self.bulk.request(to, head, &key, body, reply);
+    }
+
+    fn send_to_self(&self, service: usize, message: Outgoing, reply: ReplyTo) {
+        let Outgoing { head, key, body, deadline } = message;
+        match self.topology() {
+            Some(topology) => {
+                self.host.request(&topology, service, RowRequest { head, key, body, deadline, reply });
+            }
+            None => reply.fail(FailureCode::NotServing),
+        }
+    }
+
+    /// Whether a new write for a service is welcome, or why not.
+    pub(crate) fn admits_writes(&self, service: usize) -> Result<(), FailureCode> {
+        match self.store(self.host.services[service].storage).admission() {
+            Admission::Open | Admission::Slow => Ok(()),
+            Admission::Full => Err(FailureCode::Overloaded),
+            Admission::DiskFull => Err(FailureCode::NoRoom),
+        }
+    }
+
+    /// What requests for a service need to know of the peers, looked up once per request.
+    pub(crate) fn outlook(&self, service: u32) -> Outlook {
+        Outlook { peers: self.peers(), me: self.me, service, now: self.env.now(), started: self.started }
+    }
+}
+
+/// A request on its way to one node.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) head: Head,
+    pub(crate) key: Bytes,
+    pub(crate) body: Bytes,
+    pub(crate) deadline: Instant,
+}
+
+/// Microseconds from `now` until `deadline`, at least 1.
+pub(crate) fn micros_until(deadline: Instant, now: Instant) -> u32 {
+    let left = deadline.saturating_duration_since(now).as_micros();
+    u32::try_from(left).unwrap_or(u32::MAX).max(1)
+}
+
+/// The peers as one request sees them.
+pub(crate) struct Outlook {
+    peers: Arc<BTreeMap<NodeId, PeerStatus>>,
+    me: NodeId,
+    service: u32,
+    now: Instant,
+    started: Instant,
+}
+
+impl Outlook {
+    /// Whether the node is alive and serves the service.
+    pub(crate) fn up(&self, node: NodeId) -> bool {
+        node == self.me
+            || self.peers.get(&node).is_some_and(|peer| peer.up && peer.services.contains(&self.service))
+    }
+
+    /// Whether the node answers slowly.
+    pub(crate) fn demoted(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.demoted)
+    }
+
+    /// Whether the node came back lately and others still keep hints for it, or have not yet said.
+    pub(crate) fn behind(&self, node: NodeId) -> bool {
+        let since = match node == self.me {
+            true => Some(self.started),
+            false => self.peers.get(&node).and_then(|peer| peer.up_since),
+        };
+        let Some(since) = since else { return false };
+        if self.now.saturating_duration_since(since) >= BEHIND_MAX {
+            return false;
+        }
+        let others = self.peers.iter().filter(|(other, peer)| **other != node && peer.up);
+        others.into_iter().any(|(_, peer)| {
+            peer.heard.is_none_or(|heard| heard <= since + FACTS_AGE_MAX)
+                || peer.hints.get(&node).copied().unwrap_or(0) > 0
+        })
+    }
+}

@@ -1,0 +1,314 @@
+//! Starting a node: from a directory and an application to a node that serves.
+
+use super::{
+    Cluster, FORMAT, Node, NodeClock, NodeConfig, NodeState, Origin, Shared,
+    control::{self},
+    health::Health,
+    inbound::Door,
+    joining,
+    sequence::Sequence,
+    shared::Parts,
+};
+use crate::{
+    env::{Env, WorkLost},
+    handoff::HintLedger,
+    liveness::Liveness,
+    membership::{
+        DataDir, DataDirError, JoinRequest,
+        data_dir::StoreCheck,
+        gossip::{Facts, FactsTooLong, Gossip},
+    },
+    metrics::{Metrics, SharedRecorder},
+    mutant::Mutant,
+    ring::Occupant,
+    sequence::{DecidedFile, Record, Replica},
+    store::{Lsn, MemoryStore, OpenError, Peek, RedbStore, Store, StoreError, Write},
+    table::{Entry, Keyed},
+    transport::{self, Identity, Transport, TransportConfig},
+    vnode::{DotSource, Service, Storage, Vnode, host::Host, lane::LaneContext},
+};
+use rondel_proto::{
+    Message,
+    hello::{Hello, Known},
+    id::Incarnation,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+use tokio::sync::watch;
+
+/// What a node is made of.
+pub struct Builder {
+    env: Env,
+    config: NodeConfig,
+    recorder: SharedRecorder,
+    services: Vec<Service>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.services.iter().map(|service| service.name).collect();
+        out.debug_struct("Builder").field("config", &self.config).field("services", &names).finish()
+    }
+}
+
+/// Why a node does not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store was opened and failed at once.
+    #[error("the store failed: {0}")]
+    StoreFailed(#[from] StoreError),
+    /// It can't listen.
+    #[error(transparent)]
+    Transport(#[from] transport::StartError),
+    /// The cluster can't be founded or joined.
+    #[error(transparent)]
+    Join(#[from] joining::JoinError),
+    /// The node says more of itself than fits into gossip.
+    #[error(transparent)]
+    Facts(#[from] FactsTooLong),
+    /// Blocking work was lost: the process is ending.
+    #[error(transparent)]
+    Lost(#[from] WorkLost),
+}
+
+impl Cluster {
+    /// A node in this environment. In production it is started within a tokio runtime.
+    #[must_use]
+    pub fn builder(env: Env, config: NodeConfig) -> Builder {
+        Builder { env, config, recorder: Arc::new(metrics::NoopRecorder), services: Vec::new() }
+    }
+}
+
+impl Builder {
+    /// Adds a service.
+    #[must_use]
+    pub fn service<V: Vnode>(mut self, config: V::Config) -> Self {
+        self.services.push(Service::new::<V>(config, V::STORAGE));
+        self
+    }
+
+    /// Adds a table.
+    #[must_use]
+    pub fn table<E: Entry>(mut self, storage: Storage) -> Self {
+        self.services.push(Service::new::<Keyed<E>>((), storage));
+        self
+    }
+
+    /// Where the node's metrics go. By default nowhere.
+    #[must_use]
+    pub fn recorder(mut self, recorder: SharedRecorder) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// Starts the node. It serves once its cluster is formed: see [`Cluster::serving`].
+    ///
+    /// # Errors
+    /// [`StartError`], in words that say what to do.
+    ///
+    /// # Panics
+    /// If two services or two messages of one service have the same name or number: a mistake in the application.
+    pub async fn start(self) -> Result<Cluster, StartError> {
+        let Self { env, config, recorder, services } = self;
+        let data = open_data_dir(&env, &config.data_dir).await?;
+        let durable: Arc<dyn Store> =
+            Arc::new(RedbStore::open(&env, &config.data_dir.join("store.redb"), config.store.clone()).await?);
+        tie_store(&env, &data, &durable).await?;
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let services = Arc::new(services);
+        let names: Vec<&'static str> = services.iter().map(|service| service.name).collect();
+        let metrics = Metrics::new(&recorder, &names);
+        let clock = Arc::new(NodeClock::new(data.clock_bound().max(data.alive_at_open())));
+        let (door, hello) = (Arc::new(Door::default()), hello(&data, &services));
+        let transport = listen(&env, &config, &data, &hello, &door, false)?;
+        let bulk = listen(&env, &config, &data, &hello, &door, true)?;
+        let me = Occupant { node: data.node(), store: data.store() };
+        let (replica, file, token) = take_part(&env, &config, &data, me, &transport, &bulk).await?;
+        let hints = Arc::new(HintLedger::default());
+        let host = Host::start(
+            LaneContext {
+                env: env.clone(),
+                node: me.node,
+                services,
+                dots: Arc::new(DotSource::new(incarnation(&config, &data), clock.clone(), config.mutants)),
+                durable: durable.clone(),
+                memory: memory.clone(),
+                metrics: metrics.lane.clone(),
+                hints: hints.clone(),
+                mutants: config.mutants,
+            },
+            config.lanes,
+        );
+        let liveness = Liveness::new(me.node, config.liveness.clone(), env.rng(), env.now());
+        let facts = Facts {
+            boot: data.boot_number(),
+            nonce: data.start_nonce(),
+            store: me.store,
+            format: FORMAT,
+            clock_ms: env.unix_ms(),
+            ..Facts::default()
+        };
+        let (state, root) = (replica.state().clone(), replica.root());
+        let parts = Parts {
+            env: env.clone(),
+            me: me.node,
+            host,
+            durable,
+            memory,
+            transport,
+            bulk,
+            metrics,
+            mutants: config.mutants,
+            hints,
+        };
+        let node = Arc::new(Node {
+            shared: Arc::new(Shared::new(parts)),
+            health: Health::new(liveness, Gossip::new(me.node, facts)?, env.rng()),
+            sequence: Sequence::new(replica, file, env.rng()),
+            data,
+            clock,
+            name: config.name,
+            founder_token: Mutex::new(token),
+            hello,
+            state: watch::Sender::new(NodeState::Starting),
+            tasks: Mutex::default(),
+        });
+        door.open_for(&node);
+        node.learnt(&state, root);
+        node.keep(env.spawn("alive", node.clone().run_alive()));
+        node.keep(env.spawn("store-watch", node.clone().run_store_watch()));
+        node.keep(env.spawn("liveness", node.clone().run_liveness()));
+        node.keep(env.spawn("gossip", node.clone().run_gossip()));
+        Ok(Cluster(node))
+    }
+}
+
+async fn open_data_dir(env: &Env, path: &Path) -> Result<Arc<DataDir>, StartError> {
+    let (inner, path) = (env.clone(), path.to_owned());
+    Ok(Arc::new(env.block(move || DataDir::open(&inner, &path)).await??))
+}
+
+/// Makes sure that the store is the one of the directory, and marks a new one.
+async fn tie_store(env: &Env, data: &Arc<DataDir>, store: &Arc<dyn Store>) -> Result<(), StartError> {
+    let at = DataDir::store_mark_key();
+    let mark = match store.peek(&at) {
+        Peek::Known(mark) => mark,
+        Peek::Unknown => store.read(vec![at.clone()]).await?.pop().flatten(),
+    };
+    if data.check_store(mark.as_ref())? == StoreCheck::Ours {
+        return Ok(());
+    }
+    let lsn = store.apply(vec![Write { at, value: Some(data.store_mark()) }])?;
+    until_durable(store, lsn).await?;
+    let data = data.clone();
+    Ok(env.block(move || data.set_store_marked()).await??)
+}
+
+async fn until_durable(store: &Arc<dyn Store>, lsn: Lsn) -> Result<(), StoreError> {
+    let mut progress = store.progress();
+    loop {
+        let (durable, failed) = {
+            let progress = progress.borrow_and_update();
+            (progress.durable, progress.failed.clone())
+        };
+        if durable >= lsn {
+            return Ok(());
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        progress.changed().await.map_err(|_| StoreError::Closed)?;
+    }
+}
+
+fn incarnation(config: &NodeConfig, data: &DataDir) -> Incarnation {
+    if config.mutants.has(Mutant::KeepIncarnation) {
+        return Incarnation(u64::try_from(data.store().0 & u128::from(u64::MAX)).unwrap_or_default());
+    }
+    data.incarnation()
+}
+
+fn hello(data: &DataDir, services: &[Service]) -> Hello {
+    let of = |service: &Service| {
+        let code = service.code;
+        let known = move |(message, _, schema): &(u16, &'static str, u64)| Known {
+            service: code,
+            message: *message,
+            schema: *schema,
+        };
+        service.table.iter().map(known).collect::<Vec<_>>()
+    };
+    Hello {
+        node: data.node(),
+        store: data.store(),
+        boot: data.boot_number(),
+        nonce: data.start_nonce(),
+        format: FORMAT,
+        messages: services.iter().flat_map(of).chain(control::known()).collect(),
+        ..Hello::default()
+    }
+}
+
+fn listen(
+    env: &Env,
+    config: &NodeConfig,
+    data: &DataDir,
+    hello: &Hello,
+    door: &Arc<Door>,
+    bulk: bool,
+) -> Result<Transport, StartError> {
+    let certificate = data.certificate();
+    let identity = Identity {
+        node: data.node(),
+        store: data.store(),
+        boot: data.boot_number(),
+        nonce: data.start_nonce(),
+        certificate_der: certificate.der().to_vec(),
+        key_pkcs8_der: certificate.key_pkcs8().to_vec(),
+    };
+    let listen = if bulk { config.bulk_listen } else { config.listen };
+    let mut settings = TransportConfig::new(listen);
+    if bulk {
+        settings.class = "bulk";
+    } else {
+        settings.strangers_may = vec![(control::control_code(), JoinRequest::ID)];
+    }
+    Ok(Transport::start(env.clone(), settings, identity, hello.clone(), door.clone())?)
+}
+
+/// Reads this node's part in the sequence, or founds or joins a cluster.
+async fn take_part(
+    env: &Env,
+    config: &NodeConfig,
+    data: &Arc<DataDir>,
+    me: Occupant,
+    transport: &Transport,
+    bulk: &Transport,
+) -> Result<(Replica, DecidedFile, Option<String>), StartError> {
+    let (disk, path): (_, PathBuf) = (data.disk(), data.decided_path());
+    let open = {
+        let (disk, path) = (disk.clone(), path.clone());
+        env.block(move || DecidedFile::open(disk, &path, me)).await??
+    };
+    if let Some((file, record)) = open {
+        let token = joining::token_of(data, &record.state)?;
+        return Ok((Replica::new(record, data.start_nonce()), file, token));
+    }
+    let address = joining::Address::of(config, transport, bulk);
+    let (state, token) = match &config.origin {
+        Origin::Found(founding) => joining::found(env, config, founding, data, &address)?,
+        Origin::Join(token) => (joining::join(env, config, token, data, &address, transport).await?, None),
+    };
+    let record = Record::new(me, state);
+    let written = record.clone();
+    let file = env.block(move || DecidedFile::create(disk, &path, &written)).await??;
+    Ok((Replica::new(record, data.start_nonce()), file, token))
+}

@@ -1,0 +1,200 @@
+//! What a node can say of itself and of the others: for people, for the admin API, for tests.
+
+use super::Node;
+use crate::{
+    liveness::Status,
+    store::{Admission, StoreStats},
+    transport::PeerStats,
+};
+use rondel_proto::id::{Epoch, Lineage, NodeId};
+use std::net::SocketAddr;
+
+/// What state a node is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeState {
+    /// It is reading what it knows.
+    Starting,
+    /// It waits for the other founding members.
+    Forming {
+        /// How many there are.
+        present: usize,
+        /// How many there must be.
+        needed: usize,
+    },
+    /// It answers requests.
+    Serving,
+    /// It has withdrawn from service; somebody must act.
+    Failed(String),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// What a member is to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// It answers and serves.
+    Up,
+    /// It did not answer somebody, and has not objected yet.
+    Suspect,
+    /// It does not answer, or does not serve.
+    Down,
+}
+
+/// One member, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where it listens for requests.
+    pub addr: SocketAddr,
+    /// Its zone.
+    pub zone: String,
+    /// What it is to this node.
+    pub state: MemberState,
+    /// Whether it answers slowly.
+    pub slow: bool,
+    /// How many slots it owns.
+    pub slots: usize,
+    /// The hints that it says it keeps for others.
+    pub hints: u64,
+    /// Whether it may still lack what it missed while it was down.
+    pub behind: bool,
+}
+
+/// The store, as the node sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreState {
+    /// Whether it takes client writes.
+    pub admission: Admission,
+    /// Its figures.
+    pub stats: StoreStats,
+    /// Whether it has stopped after an error.
+    pub failed: bool,
+}
+
+/// All that a node says of itself and of the others.
+#[derive(Debug, Clone)]
+pub struct NodeStatus {
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: NodeState,
+    /// The cluster's name; none until it is formed.
+    pub cluster: Option<String>,
+    /// The line of decided states.
+    pub lineage: Option<Lineage>,
+    /// How many entries have been decided, as far as this node knows.
+    pub epoch: Option<Epoch>,
+    /// How many partitions there are.
+    pub partitions: usize,
+    /// How many slots each has.
+    pub replicas: u8,
+    /// Partitions whose slots are on fewer distinct nodes than there are slots.
+    pub under_replicated: usize,
+    /// Every member, this node included.
+    pub members: Vec<MemberStatus>,
+    /// The hints that this node keeps, by the node that they are for.
+    pub hints: Vec<(NodeId, u64)>,
+    /// The store.
+    pub store: StoreState,
+    /// The connections to the other members.
+    pub connections: Vec<PeerStats>,
+}
+
+impl Node {
+    pub(super) fn status(&self) -> NodeStatus {
+        let topology = self.shared.topology();
+        let store = &self.shared.durable;
+        let replicas = topology.as_ref().map_or(0, |topology| topology.replicas());
+        let under = |topology: &crate::topology::Topology| {
+            let n = usize::from(topology.replicas());
+            topology.placement().iter().filter(|(_, slots)| slots.distinct_owners(n) < n).count()
+        };
+        NodeStatus {
+            node: self.shared.me,
+            name: self.name.clone(),
+            state: self.state.borrow().clone(),
+            cluster: topology.as_ref().map(|topology| topology.cluster.clone()),
+            lineage: topology.as_ref().map(|topology| topology.lineage),
+            epoch: topology.as_ref().map(|topology| topology.epoch),
+            partitions: topology.as_ref().map_or(0, |topology| topology.placement().partitions.len()),
+            replicas,
+            under_replicated: topology.as_deref().map_or(0, under),
+            members: topology.as_deref().map(|topology| self.members(topology)).unwrap_or_default(),
+            hints: topology
+                .as_deref()
+                .map(|topology| self.shared.hints.by_node(topology).into_iter().collect())
+                .unwrap_or_default(),
+            store: StoreState {
+                admission: store.admission(),
+                stats: store.stats(),
+                failed: store.progress().borrow().failed.is_some(),
+            },
+            connections: self.shared.transport.peer_stats(),
+        }
+    }
+
+    fn members(&self, topology: &crate::topology::Topology) -> Vec<MemberStatus> {
+        let (peers, statuses, facts) = (self.shared.peers(), self.health.statuses(), self.health.facts());
+        let outlook = self.shared.outlook(0);
+        let of = |member: &crate::topology::Member| {
+            let node = member.occupant.node;
+            let itself = node == self.shared.me;
+            let up = if itself { self.is_serving() } else { peers.get(&node).is_some_and(|peer| peer.up) };
+            let suspect = statuses.get(&node) == Some(&Status::Suspect);
+            MemberStatus {
+                node,
+                name: member.name.clone(),
+                addr: member.addr,
+                zone: member.zone.clone(),
+                state: match (up, suspect) {
+                    (true, false) => MemberState::Up,
+                    (true, true) => MemberState::Suspect,
+                    (false, _) => MemberState::Down,
+                },
+                slow: peers.get(&node).is_some_and(|peer| peer.demoted),
+                slots: topology
+                    .placement()
+                    .written_by(member.occupant)
+                    .map(|(_, slots)| slots.count_ones() as usize)
+                    .sum(),
+                hints: if itself {
+                    self.shared.hints.by_node(topology).values().sum()
+                } else {
+                    facts.get(&node).map_or(0, |facts| facts.hints.iter().map(|(_, count)| count).sum())
+                },
+                behind: outlook.behind(node),
+            }
+        };
+        topology.members.values().map(of).collect()
+    }
+
+    pub(super) fn publish_metrics(&self) {
+        let metrics = &self.shared.metrics;
+        let stats = self.shared.durable.stats();
+        let peers = self.shared.peers();
+        let connected = self.shared.transport.peer_stats().iter().filter(|peer| peer.connected).count();
+        metrics.peers_up.set(peers.values().filter(|peer| peer.up).count() as f64);
+        metrics.peers_connected.set(connected as f64);
+        metrics.mailbox_jobs.set(self.shared.host.queued() as f64);
+        if let Some(topology) = self.shared.topology() {
+            metrics.members.set(topology.members.len() as f64);
+            metrics.epoch.set(topology.epoch.0 as f64);
+            metrics.hints_kept.set(self.shared.hints.by_node(&topology).values().sum::<u64>() as f64);
+        }
+        metrics.store_backlog_bytes.set(stats.backlog_bytes as f64);
+        metrics.store_cache_bytes.set(stats.cache_bytes as f64);
+        metrics.store_file_bytes.set(stats.file_bytes as f64);
+        metrics.store_commits.absolute(stats.commits);
+        metrics.store_batches.absolute(stats.batches);
+        metrics.store_written_bytes.absolute(stats.written_bytes);
+        metrics.store_hits.absolute(stats.hits);
+        metrics.store_misses.absolute(stats.misses);
+        let failed = self.shared.durable.progress().borrow().failed.is_some();
+        metrics.store_failed.set(f64::from(u8::from(failed)));
+    }
+}

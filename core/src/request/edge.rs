@@ -1,0 +1,163 @@
+//! Finding a coordinator for an update: this node if it owns a slot of the key, else an owner that is up, else, when
+//! no owner is, a stand-in. A coordinator that refused before it did anything is followed by the next, with the same
+//! request id; one that was lost is followed only where the message does no harm twice (PROTOCOLS §7).
+
+use super::{
+    options::RequestError,
+    write::{self, WriteSpec, Written},
+};
+use crate::{
+    node::{Outgoing, Shared},
+    quorum::{Achieved, Quorum},
+    reply::{Failure, FailureCode, ReplyTo},
+    ring::{Serving, Use},
+    topology::Topology,
+};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rondel_proto::{
+    frame::{Head, flags},
+    id::NodeId,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+
+/// How long a remote coordinator may be silent before another is asked as well.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);
+/// What precedes the message's archive in a coordinated request.
+const QUORUM_BYTES: usize = 5;
+
+/// Has a message coordinated by the best node for it.
+pub(crate) async fn update(
+    shared: &Arc<Shared>,
+    topology: &Arc<Topology>,
+    spec: WriteSpec,
+    message: u16,
+    body: Bytes,
+    retry_elsewhere: bool,
+) -> Result<Written, RequestError> {
+    let mut last = RequestError::NotServing("no node that could coordinate the write is up".into());
+    for node in coordinators(shared, topology, &spec) {
+        let outcome = if node == shared.me {
+            write::coordinate(shared, topology, spec.clone(), message, body.clone()).await
+        } else {
+            ask(shared, topology, node, &spec, message, &body, retry_elsewhere).await
+        };
+        match outcome {
+            Err(error) if next_may_help(&error, retry_elsewhere) => last = error,
+            other => return other,
+        }
+        if shared.env.now() >= spec.deadline {
+            break;
+        }
+    }
+    Err(last)
+}
+
+fn coordinators(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: &WriteSpec) -> Vec<NodeId> {
+    let outlook = shared.outlook(shared.host.services[spec.service].code);
+    let preferences = topology.preference_list(topology.partition(spec.at.position));
+    let list = preferences.active(usize::from(spec.quorum.n), Use::Write, |node| outlook.up(node));
+    let mut entries: Vec<Serving> = list.entries().to_vec();
+    entries.sort_by_key(|entry| (entry.owned == 0, entry.node != shared.me, outlook.demoted(entry.node)));
+    entries.into_iter().map(|entry| entry.node).collect()
+}
+
+/// Whether nothing was done, so that another coordinator may be asked; or it does no harm to ask.
+fn next_may_help(error: &RequestError, retry_elsewhere: bool) -> bool {
+    match error {
+        RequestError::NotServing(_) | RequestError::Overloaded | RequestError::NoRoom => true,
+        RequestError::Unknown => retry_elsewhere,
+        _ => false,
+    }
+}
+
+async fn ask(
+    shared: &Arc<Shared>,
+    topology: &Arc<Topology>,
+    node: NodeId,
+    spec: &WriteSpec,
+    message: u16,
+    body: &Bytes,
+    retry_elsewhere: bool,
+) -> Result<Written, RequestError> {
+    let Quorum { n, need, owners, nodes, strict } = spec.quorum;
+    let mut framed = BytesMut::with_capacity(QUORUM_BYTES + body.len());
+    framed.put_slice(&[n, need, owners, nodes, u8::from(strict)]);
+    framed.put_slice(body);
+    let head = Head {
+        service: shared.host.services[spec.service].code,
+        message,
+        flags: flags::COORDINATE,
+        slots: 0,
+        stand_in: 0,
+        ver: topology.ver(topology.partition(spec.at.position)),
+        position: spec.at.position,
+        request_id: spec.request_id,
+        deadline_us: 0,
+    };
+    let outgoing =
+        Outgoing { head, key: spec.at.key.clone(), body: framed.freeze(), deadline: spec.deadline };
+    let (sender, answer) = oneshot::channel();
+    shared.send(node, spec.service, outgoing, ReplyTo::new(|outcome| drop(sender.send(outcome))));
+    let until = match retry_elsewhere {
+        true => spec.deadline.min(shared.env.now() + COORDINATOR_PATIENCE),
+        false => spec.deadline,
+    };
+    match shared.env.timeout_at(until, answer).await {
+        Ok(Ok(Ok(body))) => parse_written(body),
+        Ok(Ok(Err(failure))) => Err(error_of(failure)),
+        Ok(Err(_)) | Err(_) => Err(RequestError::Unknown),
+    }
+}
+
+fn error_of(failure: Failure) -> RequestError {
+    match failure.code {
+        FailureCode::Disconnected
+        | FailureCode::Dropped
+        | FailureCode::StoreFailed
+        | FailureCode::Panicked => RequestError::Unknown,
+        _ => RequestError::of(failure),
+    }
+}
+
+fn parse_written(mut body: Bytes) -> Result<Written, RequestError> {
+    let &[slots, nodes, owners, ..] = body.as_ref() else {
+        return Err(RequestError::BadAnswer("a coordinator's answer is too short".into()));
+    };
+    body.advance(3);
+    Ok(Written { reply: body, achieved: Achieved { slots, nodes, owners } })
+}
+
+/// Coordinates a message that another node's edge has sent here.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    topology: Arc<Topology>,
+    service: usize,
+    request: crate::vnode::host::RowRequest,
+) {
+    let crate::vnode::host::RowRequest { head, key, mut body, deadline, reply } = request;
+    let &[n, need, owners, nodes, strict, ..] = body.as_ref() else {
+        reply.fail(FailureCode::BadRequest);
+        return;
+    };
+    if n == 0 || n > topology.replicas() {
+        reply.fail(FailureCode::BadRequest);
+        return;
+    }
+    body.advance(QUORUM_BYTES);
+    let spec = WriteSpec {
+        service,
+        at: shared.host.row(service, head.position, key),
+        quorum: Quorum { n, need, owners, nodes, strict: strict != 0 },
+        deadline,
+        request_id: head.request_id,
+    };
+    let outcome = write::coordinate(&shared, &topology, spec, head.message, body).await;
+    reply.send(outcome.map_err(RequestError::into_failure).map(|written| {
+        let Achieved { slots, nodes, owners } = written.achieved;
+        let mut out = BytesMut::with_capacity(3 + written.reply.len());
+        out.put_slice(&[slots, nodes, owners]);
+        out.put_slice(&written.reply);
+        out.freeze()
+    }));
+}

@@ -1,0 +1,306 @@
+//! Coordinating a write: one vnode runs the message, its item goes to every other replica in parallel with the
+//! coordinator's own commit, and the durable acknowledgements are counted.
+//!
+//! A slot whose owner is down, refuses, disconnects or is slow gets a stand-in that keeps a hint (PROTOCOLS §2), also
+//! after the client has its answer: what was acknowledged is on its way to every slot's place.
+
+use super::options::RequestError;
+use crate::{
+    mutant::Mutant,
+    node::{Outgoing, Outlook, Shared},
+    quorum::{Achieved, Ask, AskId, Quorum, Tally, Verdict},
+    reply::{Failure, Outcome, ReplyTo},
+    ring::{ActiveList, Use},
+    store::RowKey,
+    topology::Topology,
+    vnode::{
+        host::{absorb_body, core_message},
+        job::{Executed, Job, Op},
+    },
+};
+use bytes::Bytes;
+use rondel_proto::{
+    frame::Head,
+    id::{Actor, NodeId, RequestId},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// A replica that has not answered for this long is stood in for, whatever the budget for hedges says: a node that
+/// hangs must not leave a write with one copy less than it will report.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A write, before anybody has seen it.
+#[derive(Clone)]
+pub(crate) struct WriteSpec {
+    pub(crate) service: usize,
+    pub(crate) at: RowKey,
+    pub(crate) quorum: Quorum,
+    pub(crate) deadline: Instant,
+    pub(crate) request_id: RequestId,
+}
+
+/// What a coordinated message came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    /// The archive of the message's reply; empty if the request had run before and its reply is forgotten.
+    pub(crate) reply: Bytes,
+    /// What it got.
+    pub(crate) achieved: Achieved,
+}
+
+/// Runs a message on this node's vnode and replicates what it made of the item.
+pub(crate) async fn coordinate(
+    shared: &Arc<Shared>,
+    topology: &Arc<Topology>,
+    spec: WriteSpec,
+    message: u16,
+    body: Bytes,
+) -> Result<Written, RequestError> {
+    shared.hedges.earn();
+    let mut replication = Replication::new(shared, topology, spec)?;
+    let (early, executed) = oneshot::channel();
+    let (stand_in, reply) = replication.take_own_part();
+    let spec = &replication.spec;
+    shared.host.submit(Job {
+        service: spec.service,
+        partition: replication.list.partition(),
+        at: spec.at.clone(),
+        op: Op::Coordinate {
+            message,
+            body,
+            stand_in,
+            early: Box::new(move |executed| drop(early.send(executed))),
+        },
+        request_id: spec.request_id,
+        n: spec.quorum.n,
+        deadline: spec.deadline,
+        reply,
+    });
+    let executed = executed.await.map_err(|_| RequestError::NotServing("the lane has stopped".into()))?;
+    let Executed { reply, item, again, mine } = executed.map_err(RequestError::of)?;
+    let Some(item) = item else {
+        return Ok(Written { reply, achieved: Achieved::default() });
+    };
+    if again && shared.mutants.has(Mutant::AnswerRetryAtOnce) {
+        return Ok(Written { reply, achieved: Achieved::default() });
+    }
+    replication.send_to_others(&item, mine);
+    let achieved = replication.until_met().await;
+    replication.finish_in_background();
+    Ok(Written { reply, achieved: achieved? })
+}
+
+/// One item on its way to every slot of its key.
+struct Replication {
+    shared: Arc<Shared>,
+    topology: Arc<Topology>,
+    outlook: Outlook,
+    spec: WriteSpec,
+    list: ActiveList,
+    tally: Tally,
+    sent: Vec<Sent>,
+    body: Bytes,
+    failures: Vec<(NodeId, Failure)>,
+    sender: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+/// An ask that is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    ask: AskId,
+    at: Instant,
+    /// It has answered, well or badly.
+    answered: bool,
+    /// Its slots have been given to stand-ins as well.
+    hedged: bool,
+}
+
+/// Which of the sent, and what it answered.
+type Answer = (usize, Outcome);
+
+impl Replication {
+    fn new(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: WriteSpec) -> Result<Self, RequestError> {
+        let outlook = shared.outlook(shared.host.services[spec.service].code);
+        let partition = topology.partition(spec.at.position);
+        let preferences = topology.preference_list(partition);
+        let n = usize::from(spec.quorum.n);
+        let up = |node| outlook.up(node);
+        let list = if spec.quorum.strict {
+            preferences.strict(n, Use::Write, up)
+        } else {
+            preferences.active(n, Use::Write, up)
+        };
+        let tally = Tally::new(spec.quorum, &list).map_err(|unmet| RequestError::unmet(unmet, Vec::new()))?;
+        let (sender, answers) = mpsc::unbounded_channel();
+        Ok(Self {
+            shared: shared.clone(),
+            topology: topology.clone(),
+            outlook,
+            spec,
+            list,
+            tally,
+            sent: Vec::new(),
+            body: Bytes::new(),
+            failures: Vec::new(),
+            sender,
+            answers,
+        })
+    }
+
+    /// What this node serves itself: the slots that it stands in for, and where its durable answer goes.
+    fn take_own_part(&mut self) -> (u16, ReplyTo) {
+        let own = self.tally.unsent().find(|(_, ask)| ask.node == self.shared.me).map(|(id, ask)| (id, *ask));
+        match own {
+            Some((id, ask)) => (ask.stand_in, self.reply_to(id)),
+            // Not in the list: the row is a copy beside the quorum, and nobody counts it.
+            None => (0, ReplyTo::new(drop)),
+        }
+    }
+
+    fn reply_to(&mut self, ask: AskId) -> ReplyTo {
+        self.tally.sent(ask);
+        let index = self.sent.len();
+        self.sent.push(Sent { ask, at: self.shared.env.now(), answered: false, hedged: false });
+        let sender = self.sender.clone();
+        ReplyTo::new(move |outcome| drop(sender.send((index, outcome))))
+    }
+
+    fn send_to_others(&mut self, item: &Bytes, mine: Option<Actor>) {
+        let mine = mine.filter(|_| self.shared.mutants.has(Mutant::AbsorbMine));
+        self.body = absorb_body(self.spec.quorum.n, item, mine);
+        let unsent: Vec<AskId> = self.tally.unsent().map(|(id, _)| id).collect();
+        for ask in unsent {
+            self.send(ask);
+        }
+    }
+
+    fn send(&mut self, id: AskId) {
+        let Ask { node, owned, stand_in, .. } = *self.tally.ask(id);
+        let head = Head {
+            service: self.shared.host.services[self.spec.service].code,
+            message: core_message::ABSORB,
+            flags: 0,
+            slots: owned,
+            stand_in,
+            ver: self.list.ver(),
+            position: self.spec.at.position,
+            request_id: self.spec.request_id,
+            deadline_us: 0,
+        };
+        let (key, body) = (self.spec.at.key.clone(), self.body.clone());
+        let message = Outgoing { head, key, body, deadline: self.spec.deadline };
+        let reply = self.reply_to(id);
+        self.shared.send(node, self.spec.service, message, reply);
+    }
+
+    /// Takes answers until enough replicas have the item durably, or can't any more.
+    async fn until_met(&mut self) -> Result<Achieved, RequestError> {
+        let env = self.shared.env.clone();
+        loop {
+            match self.tally.verdict() {
+                Verdict::Satisfied(achieved) => return Ok(achieved),
+                Verdict::Impossible(unmet) => {
+                    return Err(RequestError::unmet(unmet, std::mem::take(&mut self.failures)));
+                }
+                Verdict::Waiting => {}
+            }
+            let wake = self.next_hedge(true).unwrap_or(self.spec.deadline).min(self.spec.deadline);
+            match env.timeout_at(wake, self.answers.recv()).await {
+                Ok(Some(answer)) => self.take(answer),
+                Ok(None) => unreachable!("this struct keeps a sender"),
+                Err(_) if env.now() >= self.spec.deadline => {
+                    let (need, have) = (self.spec.quorum.need, self.tally.achieved().copies());
+                    return Err(RequestError::Timeout { need, have });
+                }
+                Err(_) => self.hedge_late(true),
+            }
+        }
+    }
+
+    /// After the client has its answer: sees to it that every slot gets the item or a hint.
+    fn finish_in_background(mut self) {
+        if self.body.is_empty() || self.sent.iter().all(|sent| sent.answered) {
+            return;
+        }
+        let env = self.shared.env.clone();
+        self.shared.env.clone().spawn("write-rest", async move {
+            while self.sent.iter().any(|sent| !sent.answered) {
+                let wake = self.next_hedge(false).unwrap_or(self.spec.deadline).min(self.spec.deadline);
+                match env.timeout_at(wake, self.answers.recv()).await {
+                    Ok(Some(answer)) => self.take(answer),
+                    Ok(None) => return,
+                    Err(_) if env.now() >= self.spec.deadline => return,
+                    Err(_) => self.hedge_late(false),
+                }
+            }
+        });
+    }
+
+    fn take(&mut self, (index, outcome): Answer) {
+        self.sent[index].answered = true;
+        let ask = self.sent[index].ask;
+        match outcome {
+            Ok(_) => self.tally.acked(ask),
+            Err(failure) => {
+                self.failures.push((self.tally.ask(ask).node, failure));
+                self.tally.failed(ask);
+                self.stand_in_for(index);
+            }
+        }
+    }
+
+    /// When the next unanswered replica has had its time.
+    fn next_hedge(&self, needed: bool) -> Option<Instant> {
+        if self.spec.quorum.strict {
+            return None;
+        }
+        let waiting = self.sent.iter().filter(|sent| !sent.answered && !sent.hedged);
+        waiting.map(|sent| sent.at + self.patience(sent.ask, needed)).min()
+    }
+
+    /// How long an ask may stay unanswered before it is hedged: the peer's own measure while the client waits and the
+    /// budget lasts.
+    fn patience(&self, ask: AskId, needed: bool) -> Duration {
+        let node = self.tally.ask(ask).node;
+        if needed && node != self.shared.me && self.shared.hedges.left() {
+            self.shared.score(node).hedge_delay()
+        } else {
+            PATIENCE
+        }
+    }
+
+    fn hedge_late(&mut self, needed: bool) {
+        let now = self.shared.env.now();
+        for index in 0..self.sent.len() {
+            let Sent { ask, at, answered, hedged } = self.sent[index];
+            if !answered && !hedged && at + self.patience(ask, needed) <= now {
+                self.shared.hedges.spend();
+                self.stand_in_for(index);
+            }
+        }
+    }
+
+    /// Gives the slots of a node that failed or is slow to their next fallbacks.
+    fn stand_in_for(&mut self, index: usize) {
+        self.sent[index].hedged = true;
+        if self.body.is_empty() {
+            return;
+        }
+        let ask = *self.tally.ask(self.sent[index].ask);
+        let slots = ask.owned | ask.stand_in;
+        for slot in (0..16u8).filter(|slot| slots >> slot & 1 == 1) {
+            let asks = self.tally.asks().filter(|(_, ask)| (ask.owned | ask.stand_in) >> slot & 1 == 1);
+            let excluding: Vec<NodeId> = asks.map(|(_, ask)| ask.node).collect();
+            let preferences = self.topology.preference_list(self.list.partition());
+            let next = preferences.next_fallback(&self.list, slot, &excluding, |node| self.outlook.up(node));
+            let Some(ask) = next.and_then(|next| self.tally.hedge(slot, next)) else { continue };
+            self.shared.metrics.hedged_writes.increment(1);
+            self.send(ask);
+        }
+    }
+}

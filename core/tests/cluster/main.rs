@@ -1,0 +1,4 @@
+//! Whole nodes in simulation, with the smallest application there is: a counter table.
+
+mod counter;
+mod single;
