@@ -28,14 +28,18 @@ impl Answer {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().to_owned()
     }
-}
 
-/// Asks for a resource and decodes it; any answer but 200 is an error with the server's words.
-///
-/// # Errors
-/// There is nobody, or no answer in time, or it is none of ours.
-pub(crate) async fn get_json<T: DeserializeOwned>(address: &str, path: &str) -> anyhow::Result<T> {
-    decode(address, path, &get(address, path).await?)
+    /// The body as this release's JSON, which came from there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub(crate) fn json<T: DeserializeOwned>(&self, address: &str, path: &str) -> anyhow::Result<T> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| {
+                format!("http://{address}{path} answers {} and something else than a node does", self.status)
+            })
+            .advise(|| format!("check that {address} is the admin listener of a node"))
+    }
 }
 
 /// Asks for a resource, whatever the status.
@@ -46,10 +50,11 @@ pub(crate) async fn get(address: &str, path: &str) -> anyhow::Result<Answer> {
     send(address, Request::get(path).body(Full::default())?).await
 }
 
-/// Sends a JSON value with a secret and decodes the answer.
+/// Sends a JSON value with a secret and decodes the answer, however long it takes; any status but 200 is an error with
+/// the server's words.
 ///
 /// # Errors
-/// As [`get_json`].
+/// There is nobody, or the answer is none of ours.
 pub(crate) async fn post_json<T: DeserializeOwned>(
     address: &str,
     path: &str,
@@ -60,16 +65,11 @@ pub(crate) async fn post_json<T: DeserializeOwned>(
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::AUTHORIZATION, format!("Bearer {secret}"))
         .body(Full::from(serde_json::to_vec(body)?))?;
-    decode(address, path, &send_within(address, request, Duration::MAX).await?)
-}
-
-fn decode<T: DeserializeOwned>(address: &str, path: &str, answer: &Answer) -> anyhow::Result<T> {
+    let answer = send_within(address, request, Duration::MAX).await?;
     if answer.status != StatusCode::OK {
         bail!("{}", answer.text());
     }
-    serde_json::from_slice(&answer.body)
-        .with_context(|| format!("http://{address}{path} answers something else than this release's JSON"))
-        .advise(|| format!("check that {address} is the admin listener of a node, of this release"))
+    answer.json(address, path)
 }
 
 async fn send(address: &str, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {

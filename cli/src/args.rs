@@ -1,7 +1,7 @@
 //! The command line: what every command shares, and the list of commands. Each command's own flags are beside it.
 
 use crate::{
-    commands::{bench, config, dev, kv},
+    commands::{bench, config, dev, kv, status},
     output::Format,
 };
 use clap::{Parser, Subcommand};
@@ -23,6 +23,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a local cluster of real processes until Ctrl-C, or steer one that runs
     Dev(dev::Options),
+    /// Show the cluster as one of its nodes sees it
+    Status(status::Options),
     /// Read and write the key-value store
     #[command(subcommand)]
     Kv(kv::Command),

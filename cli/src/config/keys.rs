@@ -39,6 +39,24 @@ pub(crate) const KEYS: &[Key] = &[
         about: "The data directory. It is made if it is missing, and belongs to one node for ever.",
     },
     Key {
+        name: "node.zone",
+        kind: Kind::Name,
+        default: "default",
+        about: "What this node shares its fate with: a rack, a data centre. Copies are spread over zones.",
+    },
+    Key {
+        name: "node.capacity",
+        kind: Kind::Count { min: 1, max: 1_000_000 },
+        default: "100",
+        about: "How much of the data this node takes, in relation to the capacities of the others.",
+    },
+    Key {
+        name: "node.lanes",
+        kind: Kind::Count { min: 1, max: 256 },
+        default: "",
+        about: "How many threads run the partitions of this node. One for each core of the machine, at most 8, if empty.",
+    },
+    Key {
         name: "listen.pb",
         kind: Kind::Address,
         default: "127.0.0.1:8087",
@@ -70,6 +88,12 @@ pub(crate) const KEYS: &[Key] = &[
                 that is 0.0.0.0 or [::].",
     },
     Key {
+        name: "cluster.name",
+        kind: Kind::Name,
+        default: "rondel",
+        about: "What people call a new cluster. Only used by the node that starts it.",
+    },
+    Key {
         name: "cluster.join",
         kind: Kind::Secret,
         default: "",
@@ -94,6 +118,31 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::Count { min: 1, max: 7 },
         default: "3",
         about: "How many copies a new cluster keeps of each partition. Only used by the node that starts it.",
+    },
+    Key {
+        name: "store.cache_bytes",
+        kind: Kind::Bytes { min: 1 << 20 },
+        default: "64MiB",
+        about: "Memory for rows that are read often.",
+    },
+    Key {
+        name: "store.page_cache_bytes",
+        kind: Kind::Bytes { min: 1 << 20 },
+        default: "64MiB",
+        about: "Memory for pages of the store's files.",
+    },
+    Key {
+        name: "store.backlog_bytes_max",
+        kind: Kind::Bytes { min: 1 << 20 },
+        default: "64MiB",
+        about: "Bytes that may wait for the disk before clients' writes are refused; from four fifths of it on they are \
+                slowed down.",
+    },
+    Key {
+        name: "store.disk_reserve_bytes",
+        kind: Kind::Bytes { min: 1 << 20 },
+        default: "256MiB",
+        about: "Room on the disk that clients' writes leave alone: when less is free, they are refused.",
     },
     Key {
         name: "log.level",

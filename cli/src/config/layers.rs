@@ -193,7 +193,9 @@ impl Layers {
     fn entry(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>, place: Place) {
         match value.get_ref() {
             DeValue::String(text) if !key.kind.is_number() => self.set(key, text, place),
-            DeValue::Integer(number) if key.kind.is_number() => self.set(key, &number.to_string(), place),
+            DeValue::Integer(number) if key.kind.is_number() || key.kind.may_be_number() => {
+                self.set(key, &number.to_string(), place)
+            }
             other => {
                 let wanted =
                     if key.kind.is_number() { "a number without quotes" } else { "a string in quotes" };

@@ -36,6 +36,12 @@ pub(crate) struct Config {
     pub(crate) name: String,
     /// The data directory.
     pub(crate) dir: PathBuf,
+    /// What the node shares its fate with.
+    pub(crate) zone: String,
+    /// How much of the data it takes.
+    pub(crate) capacity: u32,
+    /// How many threads run its partitions.
+    pub(crate) lanes: usize,
     /// Where Protocol Buffers clients connect.
     pub(crate) pb: SocketAddr,
     /// Where administrators and Prometheus connect.
@@ -48,12 +54,22 @@ pub(crate) struct Config {
     pub(crate) advertise: IpAddr,
     /// The cluster to join.
     pub(crate) join: Option<Join>,
+    /// The name of a new cluster.
+    pub(crate) cluster_name: String,
     /// Members that a new cluster is formed of.
-    pub(crate) founders: u64,
+    pub(crate) founders: u16,
     /// Partitions of a new cluster.
-    pub(crate) partitions: u64,
+    pub(crate) partitions: u32,
     /// Copies that a new cluster keeps.
-    pub(crate) replicas: u64,
+    pub(crate) replicas: u8,
+    /// Memory for rows.
+    pub(crate) store_cache_bytes: u64,
+    /// Memory for pages.
+    pub(crate) store_page_cache_bytes: usize,
+    /// Bytes that may wait for the disk.
+    pub(crate) store_backlog_bytes_max: u64,
+    /// Room on the disk that clients leave alone.
+    pub(crate) store_disk_reserve_bytes: u64,
     /// What to log.
     pub(crate) log_filter: String,
     /// How to log.
@@ -146,6 +162,9 @@ impl Config {
         Ok(Self {
             name: text(&layers, "node.name").unwrap_or_else(host_name),
             dir: path(&layers, "node.dir"),
+            zone: text(&layers, "node.zone").unwrap_or_default(),
+            capacity: number(&layers, "node.capacity"),
+            lanes: maybe_number(&layers, "node.lanes").unwrap_or_else(cores),
             pb: address(&layers, "listen.pb"),
             admin: address(&layers, "listen.admin"),
             cluster,
@@ -155,9 +174,14 @@ impl Config {
                 Some(path) => Join::File(PathBuf::from(path)),
                 None => Join::Token(text),
             }),
+            cluster_name: text(&layers, "cluster.name").unwrap_or_default(),
             founders: number(&layers, "cluster.founders"),
             partitions: number(&layers, "cluster.partitions"),
             replicas: number(&layers, "cluster.replicas"),
+            store_cache_bytes: number(&layers, "store.cache_bytes"),
+            store_page_cache_bytes: number(&layers, "store.page_cache_bytes"),
+            store_backlog_bytes_max: number(&layers, "store.backlog_bytes_max"),
+            store_disk_reserve_bytes: number(&layers, "store.disk_reserve_bytes"),
             log_filter: text(&layers, "log.level").unwrap_or_default(),
             log_format: match text(&layers, "log.format").as_deref() {
                 Some("json") => Format::Json,
@@ -199,7 +223,7 @@ fn check_together(layers: &mut Layers) {
         }
         _ => {}
     }
-    if text(layers, "cluster.join").is_some() && number(layers, "cluster.founders") > 1 {
+    if text(layers, "cluster.join").is_some() && number::<u64>(layers, "cluster.founders") > 1 {
         let text = "is set, and so is cluster.join; a node either starts a cluster or joins one";
         layers.complain_about("cluster.founders", text.into());
     }
@@ -238,11 +262,23 @@ fn address(layers: &Layers, name: &str) -> SocketAddr {
     }
 }
 
-fn number(layers: &Layers, name: &str) -> u64 {
+/// A number, whose bounds in [`KEYS`] fit the type.
+fn number<N: TryFrom<u64>>(layers: &Layers, name: &str) -> N {
+    maybe_number(layers, name).unwrap_or_else(|| unreachable!("{name} is a number with a default"))
+}
+
+fn maybe_number<N: TryFrom<u64>>(layers: &Layers, name: &str) -> Option<N> {
     match layers.get(name) {
-        Some((Value::Number(number), _)) => *number,
-        _ => unreachable!("{name} is a number with a default"),
+        Some((Value::Number(number), _)) => N::try_from(*number).ok(),
+        _ => None,
     }
+}
+
+/// More lanes than this compete for the disk and win nothing.
+const LANES_DEFAULT_MAX: usize = 8;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(LANES_DEFAULT_MAX))
 }
 
 #[cfg(test)]

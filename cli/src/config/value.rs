@@ -34,6 +34,11 @@ pub(crate) enum Kind {
         /// The greatest.
         max: u64,
     },
+    /// An amount of memory or disk, such as `64MiB`.
+    Bytes {
+        /// The smallest.
+        min: u64,
+    },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// What to log.
@@ -51,7 +56,7 @@ pub(crate) enum Value {
     Address(SocketAddr),
     /// Of a host.
     Host(IpAddr),
-    /// Of a number.
+    /// Of a number; of an amount, in bytes.
     Number(u64),
 }
 
@@ -86,6 +91,10 @@ impl Kind {
                 }
                 value => Ok(value),
             },
+            Self::Bytes { min } => match parse_bytes(text) {
+                Some(bytes) if bytes >= min => Ok(Value::Number(bytes)),
+                _ => Err(format!("is `{text}`; give at least {min} bytes, such as 64MiB")),
+            },
             Self::Choice(words) if words.contains(&text) => Ok(Value::Text(text.into())),
             Self::Choice(words) => Err(format!("is `{text}`; give one of {}", words.join(", "))),
             Self::Filter => match parse_filter(text) {
@@ -93,6 +102,11 @@ impl Kind {
                 Err(error) => Err(format!("is wrong: {error:#}")),
             },
         }
+    }
+
+    /// Whether a file may give it as a number, though it need not.
+    pub(crate) fn may_be_number(self) -> bool {
+        matches!(self, Self::Bytes { .. })
     }
 
     /// Whether a file gives it as a number rather than as a string.
@@ -111,6 +125,7 @@ impl fmt::Display for Kind {
             Self::Secret => out.write_str("secret text"),
             Self::Count { min, max } => write!(out, "number from {min} to {max}"),
             Self::PowerOfTwo { min, max } => write!(out, "power of two from {min} to {max}"),
+            Self::Bytes { .. } => out.write_str("amount such as 64MiB"),
             Self::Choice(words) => out.write_str(&words.join(" | ")),
             Self::Filter => out.write_str("log level or list"),
         }
@@ -144,6 +159,19 @@ fn parse_number(text: &str, min: u64, max: u64) -> Result<Value, String> {
     }
 }
 
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ' ');
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +186,9 @@ mod tests {
             (Kind::Count { min: 1, max: 7 }, "-1", "from 1 to 7"),
             (Kind::PowerOfTwo { min: 8, max: 64 }, "48", "a power of two from 8 to 64"),
             (Kind::Choice(&["text", "json"]), "yaml", "one of text, json"),
+            (Kind::Bytes { min: 1024 }, "1", "at least 1024 bytes"),
+            (Kind::Bytes { min: 1024 }, "64MB", "such as 64MiB"),
+            (Kind::Bytes { min: 1024 }, "99999999999TiB", "such as 64MiB"),
             (Kind::Name, "two words", "visible ASCII"),
             (Kind::Path, "", "a path"),
         ] {
@@ -169,6 +200,8 @@ mod tests {
     #[test]
     fn a_value_of_its_kind_is_taken() {
         assert_eq!(Kind::Count { min: 1, max: 7 }.parse("7"), Ok(Value::Number(7)));
+        assert_eq!(Kind::Bytes { min: 1 }.parse("64MiB"), Ok(Value::Number(64 << 20)));
+        assert_eq!(Kind::Bytes { min: 1 }.parse("7"), Ok(Value::Number(7)));
         assert_eq!(Kind::Host.parse("::1").unwrap().to_string(), "::1");
         assert_eq!(Kind::Address.parse("[::1]:80").unwrap().to_string(), "[::1]:80");
     }

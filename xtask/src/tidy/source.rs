@@ -21,6 +21,8 @@ pub(super) struct Source {
     pub(super) words: Vec<Word>,
     /// Every token, that of the tests included.
     pub(super) all_words: Vec<Word>,
+    /// Whether the file as a whole exists only in tests.
+    pub(super) is_test: bool,
     /// Whether the file begins with module documentation.
     pub(super) has_module_docs: bool,
     /// Whether a tool wrote the file.
@@ -37,7 +39,9 @@ impl Source {
         let file = syn::parse_file(text).with_context(|| format!("{} does not parse", path.display()))?;
         let lines = text.lines().count();
         let tests_begin = file.items.iter().filter(|item| is_test_only(item)).filter_map(first_line).min();
-        let production = file.items.iter().filter(|item| !is_test_only(item)).map(ToTokens::to_token_stream);
+        let is_test = path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
+        let production = file.items.iter().filter(|item| !is_test && !is_test_only(item));
+        let production = production.map(ToTokens::to_token_stream);
         Ok(Self {
             words: file
                 .attrs
@@ -47,10 +51,11 @@ impl Source {
                 .flat_map(words)
                 .collect(),
             all_words: words(file.to_token_stream()),
+            is_test,
             has_module_docs: file.attrs.iter().any(is_documentation),
             is_generated: text.starts_with("// @generated"),
             lines,
-            lines_before_tests: tests_begin.map_or(lines, |line| line - 1),
+            lines_before_tests: tests_begin.map_or(if is_test { 0 } else { lines }, |line| line - 1),
             path,
         })
     }
