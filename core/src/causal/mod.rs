@@ -17,3 +17,6 @@ pub use mine::{Absorbed, IsHole, Issued, RowState, mine_after_absorb, next_dot};
 pub use rondel_proto::id::{Actor, Dot, Hlc, Incarnation};
 pub use siblings::{Kept, Siblings, kept, survives};
 pub use version_vector::{Entries, VersionVector};
+
+#[cfg(test)]
+mod model;
