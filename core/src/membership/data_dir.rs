@@ -76,8 +76,8 @@ struct StoreMark {
 pub enum StoreCheck {
     /// The one of this directory.
     Ours,
-    /// A new one, for a new directory: write [`DataDir::store_mark`], and when it is durable call
-    /// [`DataDir::set_store_marked`], before the store takes anything else.
+    /// A new one, for a new directory (or the node stopped before it had said so): write [`DataDir::store_mark`],
+    /// and when it is durable call [`DataDir::set_store_marked`], before the store takes anything else.
     Unmarked,
 }
 
@@ -244,7 +244,8 @@ impl DataDir {
         if (mark.node, mark.store) != (self.identity.node, self.identity.store) {
             return Err(DataDirError::Mixed { path, found: mark.store, expected: self.identity.store });
         }
-        Ok(StoreCheck::Ours)
+        // A store that is marked while the directory does not know it yet could later be lost unnoticed.
+        Ok(if self.boot().1.store_marked { StoreCheck::Ours } else { StoreCheck::Unmarked })
     }
 
     /// Records durably that the store holds its mark: from now on a store without one is refused. Waits for the disk.

@@ -2,16 +2,13 @@
 
 pub mod certificate;
 pub mod data_dir;
+pub mod forming;
 pub mod gossip;
+pub mod token;
+pub mod view;
 
 pub use certificate::{Certificate, fingerprint};
 pub use data_dir::{DataDir, DataDirError};
-
-/// x
-#[derive(Debug, Clone)]
-pub struct Token;
-#[rondel_proto::message(id = 48, crate = rondel_proto)]
-/// x
-pub struct JoinRequest {
-    x: u8,
-}
+pub use forming::JoinRequest;
+pub use token::{JoinSecret, JoinToken};
+pub use view::View;

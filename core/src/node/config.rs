@@ -1,6 +1,6 @@
 //! How a node is set up.
 
-use crate::{liveness, membership::Token, mutant::Mutants, ring::Bits, store::StoreConfig};
+use crate::{liveness, membership::JoinToken, mutant::Mutants, ring::Bits, store::StoreConfig};
 use std::{net::SocketAddr, path::PathBuf};
 
 /// Slots of each partition when a cluster is founded without a wish.
@@ -43,7 +43,7 @@ pub enum Origin {
     /// A new cluster.
     Found(Founding),
     /// The cluster that gave this token.
-    Join(Token),
+    Join(JoinToken),
 }
 
 /// What a new cluster is to be.

@@ -69,7 +69,7 @@ pub(super) fn found(
 pub(super) async fn join(
     _: &Env,
     _: &NodeConfig,
-    _: &crate::membership::Token,
+    _: &crate::membership::JoinToken,
     _: &DataDir,
     _: &Address,
     _: &Transport,

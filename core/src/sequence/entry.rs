@@ -302,16 +302,10 @@ impl State {
 
     fn add_member(&mut self, member: &Member) -> Result<(), Refusal> {
         let members = &mut self.topology.members;
-        for known in &*members {
-            let shared = [
-                ("node id", known.node == member.node),
-                ("store id", known.store == member.store),
-                ("name", known.name == member.name),
-                ("certificate", known.fingerprint == member.fingerprint),
-            ];
-            if let Some((what, _)) = shared.into_iter().find(|(_, same)| *same) {
-                return Err(Refusal::MemberExists { what, member: known.name.clone() });
-            }
+        if let Some((what, known)) =
+            members.iter().find_map(|known| Some((known.shares_with(member)?, known)))
+        {
+            return Err(Refusal::MemberExists { what, member: known.name.clone() });
         }
         let at = members.partition_point(|known| known.node < member.node);
         members.insert(at, member.clone());

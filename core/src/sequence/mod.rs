@@ -19,6 +19,8 @@ mod state;
 
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+pub(crate) use state::tests as state_tests;
 
 pub use acceptor::{Accepted, Ballot, Record};
 pub use entry::{Delta, DeltaRecord, Entry, Refusal, SetAddress, SetStore};

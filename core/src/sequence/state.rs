@@ -100,6 +100,18 @@ impl Member {
     pub fn occupant(&self) -> Occupant {
         Occupant { node: self.node, store: self.store }
     }
+
+    /// What the two have in common that each member has for itself alone, if anything.
+    #[must_use]
+    pub fn shares_with(&self, other: &Self) -> Option<&'static str> {
+        let shared = [
+            ("node id", self.node == other.node),
+            ("store id", self.store == other.store),
+            ("name", self.name == other.name),
+            ("certificate", self.fingerprint == other.fingerprint),
+        ];
+        shared.into_iter().find(|(_, same)| *same).map(|(what, _)| what)
+    }
 }
 
 /// The members and what they own.

@@ -147,6 +147,7 @@ fn the_store_is_the_one_of_its_directory_or_refused() {
     let dir = open(&disk, 1).unwrap();
     let other = open(&TestDisk::new(), 2).unwrap();
     assert_eq!(dir.check_store(None).unwrap(), StoreCheck::Unmarked);
+    assert_eq!(dir.check_store(Some(&dir.store_mark())).unwrap(), StoreCheck::Unmarked, "not recorded yet");
     dir.set_store_marked().unwrap();
     assert_eq!(dir.check_store(Some(&dir.store_mark())).unwrap(), StoreCheck::Ours);
     assert!(matches!(dir.check_store(Some(&other.store_mark())), Err(DataDirError::Mixed { .. })));
