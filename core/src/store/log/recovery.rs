@@ -258,3 +258,6 @@ fn as_u64(mark: u128) -> Result<u64, StoreError> {
 pub(in crate::store) fn io_error(error: io::Error) -> StoreError {
     StoreError::Io(Arc::new(error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,10 @@ impl SegmentFile {
     pub(super) fn records(&self) -> io::Result<Vec<u8>> {
         let len = self.0.len()?.saturating_sub(RECORDS_AT);
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-        self.0.read_at(RECORDS_AT, &mut bytes)?;
+        // A file that lost power while it grew may end within its header.
+        if !bytes.is_empty() {
+            self.0.read_at(RECORDS_AT, &mut bytes)?;
+        }
         Ok(bytes)
     }
 

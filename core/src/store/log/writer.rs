@@ -70,6 +70,12 @@ impl Writer {
         Ok(Written { bytes, rolled })
     }
 
+    /// Where the next group goes, unless it needs a segment of its own.
+    #[cfg(test)]
+    pub(super) fn position(&self) -> u64 {
+        self.tail.at
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Segments> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }

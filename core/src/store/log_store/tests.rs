@@ -5,7 +5,10 @@ use crate::store::{
 };
 use crate::testing::CrashMode;
 use proptest::prelude::*;
-use std::ops::Range;
+use std::{
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 /// Small bounds: memtables are moved, segments begun and written over within a short history.
 fn tight(store_files: u32) -> StoreConfig {
@@ -90,4 +93,18 @@ fn crash_in_every_mode(seeds: Range<u64>, mutant: Option<Mutant>) -> CrashReport
         crash(seed, mode, open)
     })
     .fold(CrashReport::default(), CrashReport::and)
+}
+
+/// The first seed whose run fails with this rule broken.
+fn caught(mutant: Mutant, seeds: Range<u64>) -> Option<u64> {
+    seeds.into_iter().find(|seed| {
+        catch_unwind(AssertUnwindSafe(|| crash_in_every_mode(*seed..seed + 1, Some(mutant)))).is_err()
+    })
+}
+
+#[test]
+fn each_broken_rule_is_caught() {
+    for mutant in [Mutant::UnsealedGroup, Mutant::EarlyTrim, Mutant::EarlyReply, Mutant::UnmarkedFlush] {
+        assert!(caught(mutant, 0..30).is_some(), "{mutant:?} goes unnoticed");
+    }
 }

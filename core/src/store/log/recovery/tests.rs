@@ -1,0 +1,265 @@
+//! Schedules that random crashes rarely meet, on files that are damaged by hand.
+
+use super::*;
+use crate::{
+    env::Env,
+    store::{
+        RowKey, TableId, key,
+        log::writer::{Batch, Writer},
+    },
+    testing::Sim,
+};
+use rondel_proto::id::Position;
+use std::{path::PathBuf, sync::Mutex};
+
+/// Bytes that a seal takes: a batch whose row is shorter by this ends, with its seal, where the other's row did.
+const SEAL: usize = 25;
+const ROW: usize = 60;
+
+struct Machine {
+    _sim: Sim,
+    env: Env,
+    config: LogConfig,
+}
+
+/// One opening of the log.
+struct Life {
+    files: StoreFiles,
+    recovery: Recovery,
+    writer: Writer,
+    segments: Arc<Mutex<Segments>>,
+    next: u64,
+}
+
+impl Machine {
+    fn new(mutant: Option<Mutant>) -> Self {
+        let sim = Sim::new(1);
+        let env = sim.node_env(0);
+        Self { _sim: sim, env, config: LogConfig { segment_bytes: 16 << 10, mutant, ..LogConfig::default() } }
+    }
+
+    fn open(&self) -> Life {
+        let disk = self.env.disk();
+        let files = StoreFiles::open(&*disk, Path::new("/data"), self.config.store_files, 1 << 20).unwrap();
+        let Recovered { recovery, last, segments, tail } =
+            recover(disk, Path::new("/data/log"), &files, &self.config, 77).unwrap();
+        let segments = Arc::new(Mutex::new(segments));
+        let writer = Writer::new(Arc::clone(&segments), self.config.clone(), tail, last);
+        Life { files, recovery, writer, segments, next: last + 1 }
+    }
+
+    /// The log's files, as they were made.
+    fn log_files(&self) -> Vec<PathBuf> {
+        self.env.disk().list(Path::new("/data/log")).unwrap()
+    }
+
+    fn damage(&self, file: usize, offset: u64) {
+        let file = self.env.disk().open(&self.log_files()[file], false).unwrap();
+        let mut byte = [0];
+        file.read_at(offset, &mut byte).unwrap();
+        file.write_at(offset, &[!byte[0]]).unwrap();
+    }
+}
+
+impl Life {
+    /// Appends batches as one group: each sets a row, named by a letter, to so many bytes of that letter's capital.
+    fn append(&mut self, group: &[(u8, usize)]) {
+        let batches: Vec<_> = (self.next..)
+            .zip(group)
+            .map(|(number, (name, len))| {
+                let value = vec![name.to_ascii_uppercase(); *len];
+                Batch { number, changes: vec![(key(*name), Some(value.into()))] }
+            })
+            .collect();
+        self.next += group.len() as u64;
+        self.writer.append(&batches).unwrap();
+    }
+
+    /// The names and lengths of the rows in the tables.
+    fn rows(&self) -> Vec<(char, usize)> {
+        let tables = self.files.snapshots().unwrap();
+        let len = |name: u8| tables.get(&key(name)).unwrap().map(|row| (char::from(name), row.len()));
+        (b'a'..=b'z').filter_map(len).collect()
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        self.recovery.loss
+    }
+}
+
+fn key(name: u8) -> Bytes {
+    // Odd letters stand in the upper half of the ring.
+    let (position, key) = (Position(u64::from(name) << 63), Bytes::copy_from_slice(&[name]));
+    key::encode(&RowKey { table: TableId(1), position, key })
+}
+
+#[test]
+fn whole_groups_are_taken_once_and_in_order() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', 1), (b'b', 2)]);
+    life.append(&[(b'a', 3)]);
+    drop(life);
+    let life = machine.open();
+    assert_eq!(life.recovery, Recovery { batches: 3, segments: 1, loss: None });
+    assert_eq!(life.rows(), [('a', 3), ('b', 2)]);
+    drop(life);
+    assert_eq!(machine.open().recovery, Recovery { batches: 0, segments: 1, loss: None });
+}
+
+#[test]
+fn a_torn_tail_is_cut_without_a_loss() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW)]);
+    let tail = life.writer.position();
+    life.append(&[(b'b', ROW), (b'c', ROW)]);
+    drop(life);
+    machine.damage(0, tail);
+    let mut life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
+    // The numbers of what was cut are given out again.
+    life.append(&[(b'd', ROW)]);
+    drop(life);
+    let life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW), ('d', ROW)], None));
+}
+
+#[test]
+fn a_group_without_its_seal_never_happened() {
+    let rows = |mutant| {
+        let machine = Machine::new(mutant);
+        let mut life = machine.open();
+        life.append(&[(b'a', ROW), (b'b', ROW)]);
+        let end = life.writer.position();
+        drop(life);
+        machine.damage(0, end - 1);
+        machine.open().rows()
+    };
+    assert_eq!(rows(None), []);
+    assert_ne!(rows(Some(Mutant::UnsealedGroup)), []);
+}
+
+#[test]
+fn a_damaged_group_that_a_later_seal_calls_durable_is_a_loss() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW)]);
+    let damaged = life.writer.position();
+    life.append(&[(b'b', ROW), (b'c', ROW)]);
+    life.append(&[(b'd', ROW)]);
+    drop(life);
+    machine.damage(0, damaged);
+    let life = machine.open();
+    assert_eq!(life.loss(), Some(Loss { from: 2, durable: 3 }));
+    assert_eq!(life.rows(), [('a', ROW)], "what came after the gap is not shown without what was in it");
+}
+
+#[test]
+fn a_damaged_group_that_a_later_segment_calls_durable_is_a_loss() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW)]);
+    let damaged = life.writer.position();
+    life.append(&[(b'b', ROW)]);
+    life.append(&[(b'c', 16 << 10)]);
+    drop(life);
+    assert_eq!(machine.log_files().len(), 2);
+    machine.damage(0, damaged);
+    let life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], Some(Loss { from: 2, durable: 2 })));
+}
+
+#[test]
+fn a_segment_that_is_gone_is_a_loss() {
+    for (gone, from) in [(0, 1), (1, 2)] {
+        let machine = Machine::new(None);
+        let mut life = machine.open();
+        for name in [b'a', b'b', b'c'] {
+            life.append(&[(name, 16 << 10)]);
+        }
+        drop(life);
+        machine.env.disk().remove(&machine.log_files()[gone]).unwrap();
+        let life = machine.open();
+        assert_eq!(life.loss().map(|loss| loss.from), Some(from), "segment {gone}");
+        assert_eq!(life.rows().len(), gone);
+    }
+}
+
+#[test]
+fn one_damaged_copy_of_a_header_hides_nothing() {
+    for copy in [0, 4096] {
+        let machine = Machine::new(None);
+        let mut life = machine.open();
+        life.append(&[(b'a', ROW)]);
+        drop(life);
+        machine.damage(0, copy + 9);
+        let life = machine.open();
+        assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
+    }
+}
+
+#[test]
+fn a_file_with_everything_does_not_take_older_versions_again() {
+    let mut machine = Machine::new(None);
+    machine.config.store_files = 2;
+    let mut life = machine.open();
+    life.append(&[(b'a', 1), (b'b', 1)]);
+    // A flush that reached the second file and not the first: its row is ahead of what can be read back.
+    let ahead = life.files.of(&key(b'a'));
+    assert_eq!(ahead, 1);
+    let file = &life.files.all()[ahead];
+    let transaction = file.begin().unwrap();
+    transaction.change([(&key(b'a'), &Some(Bytes::from_static(b"newer")))]).unwrap();
+    transaction.mark(APPLIED_MARK, 2).unwrap();
+    transaction.commit().unwrap();
+    drop(life);
+    assert_eq!(machine.open().rows(), [('a', 5), ('b', 1)]);
+}
+
+/// The first group of a life is torn so that its second batch can still be read, and a later life writes a batch and
+/// seal that end just where that second batch begins.
+fn older_tail(mutant: Option<Mutant>, lives_between: usize) -> Vec<(char, usize)> {
+    let machine = Machine::new(mutant);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW), (b'b', ROW)]);
+    drop(life);
+    machine.damage(0, RECORDS_AT);
+    for _ in 0..lives_between {
+        assert_eq!(machine.open().rows(), []);
+    }
+    machine.open().append(&[(b'c', ROW - SEAL)]);
+    let life = machine.open();
+    assert_eq!(life.loss(), None);
+    life.rows()
+}
+
+#[test]
+fn a_segment_that_was_cut_is_not_appended_to() {
+    assert_eq!(older_tail(None, 0), [('c', ROW - SEAL)]);
+    assert_eq!(older_tail(Some(Mutant::AppendToCut), 0), [('b', ROW), ('c', ROW - SEAL)]);
+}
+
+#[test]
+fn records_of_a_segment_that_was_written_over_do_not_come_back() {
+    // With one life in between, the file of the first is written over by the third.
+    assert_eq!(older_tail(None, 1), [('c', ROW - SEAL)]);
+    assert_eq!(older_tail(Some(Mutant::UnseededChecksum), 1), [('b', ROW), ('c', ROW - SEAL)]);
+}
+
+#[test]
+fn only_what_no_store_file_needs_is_written_over() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    for name in [b'a', b'b', b'c'] {
+        life.append(&[(name, 16 << 10)]);
+    }
+    let mut segments = life.segments.lock().unwrap();
+    let first = segments.first_needed(0);
+    assert_eq!([0, 1, 2, 3].map(|applied| segments.first_needed(applied) - first), [0, 1, 2, 2]);
+    assert!(segments.wants_spare());
+    let needed = segments.first_needed(1);
+    segments.trim(needed);
+    assert_eq!(segments.first_needed(0), first + 1);
+    assert!(!segments.wants_spare());
+}
