@@ -116,8 +116,17 @@ pub enum FrameError {
 /// # Panics
 /// If the key or the frame is longer than allowed: both are checked where they enter the node.
 pub fn put_request(out: &mut BytesMut, correlation: u64, head: &Head, key: &[u8], body: &[u8]) {
-    let len = put_length(out, REQUEST_BYTES + key.len() + body.len());
-    out.reserve(len);
+    out.reserve(4 + REQUEST_BYTES + key.len() + body.len());
+    put_request_head(out, correlation, head, key, body.len());
+    out.put_slice(body);
+}
+
+/// Appends a request but for its archive: `body_len` bytes of it must follow.
+///
+/// # Panics
+/// As [`put_request`].
+pub fn put_request_head(out: &mut BytesMut, correlation: u64, head: &Head, key: &[u8], body_len: usize) {
+    put_length(out, REQUEST_BYTES + key.len() + body_len);
     out.put_u8(1);
     out.put_u8(head.flags);
     out.put_u16_le(head.message);
@@ -131,7 +140,6 @@ pub fn put_request(out: &mut BytesMut, correlation: u64, head: &Head, key: &[u8]
     out.put_u16_le(head.stand_in);
     out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded where they enter"));
     out.put_slice(key);
-    out.put_slice(body);
 }
 
 /// Appends a reply.
@@ -139,7 +147,17 @@ pub fn put_request(out: &mut BytesMut, correlation: u64, head: &Head, key: &[u8]
 /// # Panics
 /// If the frame is longer than allowed.
 pub fn put_reply(out: &mut BytesMut, correlation: u64, body: &[u8]) {
-    put_common(out, 2, 0, correlation, body);
+    out.reserve(4 + COMMON_BYTES + body.len());
+    put_reply_head(out, correlation, body.len());
+    out.put_slice(body);
+}
+
+/// Appends a reply but for its archive: `body_len` bytes of it must follow.
+///
+/// # Panics
+/// If the frame is longer than allowed.
+pub fn put_reply_head(out: &mut BytesMut, correlation: u64, body_len: usize) {
+    put_common(out, 2, 0, correlation, body_len);
 }
 
 /// Appends a failure.
@@ -147,24 +165,22 @@ pub fn put_reply(out: &mut BytesMut, correlation: u64, body: &[u8]) {
 /// # Panics
 /// If the frame is longer than allowed.
 pub fn put_failure(out: &mut BytesMut, correlation: u64, code: u16, detail: &[u8]) {
-    put_common(out, 3, code, correlation, detail);
+    put_common(out, 3, code, correlation, detail.len());
+    out.put_slice(detail);
 }
 
-fn put_common(out: &mut BytesMut, kind: u8, code: u16, correlation: u64, body: &[u8]) {
-    let len = put_length(out, COMMON_BYTES + body.len());
-    out.reserve(len);
+fn put_common(out: &mut BytesMut, kind: u8, code: u16, correlation: u64, body_len: usize) {
+    put_length(out, COMMON_BYTES + body_len);
     out.put_u8(kind);
     out.put_u8(0);
     out.put_u16_le(code);
     out.put_u32_le(0);
     out.put_u64_le(correlation);
-    out.put_slice(body);
 }
 
-fn put_length(out: &mut BytesMut, len: usize) -> usize {
+fn put_length(out: &mut BytesMut, len: usize) {
     assert!(len <= FRAME_BYTES_MAX, "a frame of {len} bytes; bodies are bounded where they enter");
     out.put_u32_le(u32::try_from(len).expect("bounded above"));
-    len
 }
 
 /// Takes the next whole frame out of a receive buffer; `None` until one is there.

@@ -9,7 +9,7 @@ use super::{
     budget::{Budget, Held},
     close,
     greeting::{CommonMessages, GreetingError, receive_hello, send_hello},
-    lane::{FrameReader, Lane, write_lane},
+    lane::{FrameReader, Lane, Outgoing, write_lane},
     link::{LARGE_FRAME_TIMEOUT, STREAM_LANE, STREAM_OWN},
     lock,
     peers::{Refusal, Traffic},
@@ -20,12 +20,12 @@ use crate::{
     membership::fingerprint,
     reply::{Failure, FailureCode, Outcome, ReplyTo},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rondel_proto::{
     frame::{
         COMMON_BYTES, FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, Frame, Head, REQUEST_BYTES, put_failure,
-        put_reply,
+        put_reply_head,
     },
     hello::Hello,
 };
@@ -321,7 +321,7 @@ impl Caller {
         self.writing.fetch_add(1, Ordering::Relaxed);
         self.shared.env.spawn("transport answer", async move {
             let encode =
-                |answer: &Answer, _, out: &mut BytesMut| put_answer(out, answer.correlation, &answer.outcome);
+                |answer: &Answer, _, out: &mut Outgoing| put_answer(out, answer.correlation, &answer.outcome);
             let written = write_lane(&caller.shared.env, &lane, &mut sender, &caller.traffic, encode).await;
             if written.is_ok() && sender.finish().is_ok() {
                 // Until the peer has it all, or the connection ends: both are an end.
@@ -434,11 +434,10 @@ impl Caller {
     /// Sends a large reply on a stream of its own. QUIC's limit on streams is the back-pressure.
     async fn answer_alone(&self, answer: Answer) {
         let Ok(mut sender) = self.connection.open_uni().await else { return };
-        let mut bytes = BytesMut::with_capacity(4 + answer_bytes(&answer.outcome));
-        put_answer(&mut bytes, answer.correlation, &answer.outcome);
-        self.traffic.sent(bytes.len());
+        let mut out = Outgoing::default();
+        put_answer(&mut out, answer.correlation, &answer.outcome);
         // An error means that the connection has ended: nobody waits any more.
-        if sender.write_chunk(bytes.freeze()).await.is_ok() && sender.finish().is_ok() {
+        if out.write(&mut sender, &self.traffic).await.is_ok() && sender.finish().is_ok() {
             let _ = sender.stopped().await;
         }
     }
@@ -457,11 +456,19 @@ fn answer_bytes(outcome: &Outcome) -> usize {
         + outcome.as_ref().map_or_else(|failure| failure.detail.len().min(DETAIL_BYTES_MAX), Bytes::len)
 }
 
-fn put_answer(out: &mut BytesMut, correlation: u64, outcome: &Outcome) {
+fn put_answer(out: &mut Outgoing, correlation: u64, outcome: &Outcome) {
     match outcome {
-        Ok(body) => put_reply(out, correlation, body),
+        Ok(body) => {
+            put_reply_head(out.gather(), correlation, body.len());
+            out.body(body);
+        }
         Err(Failure { code, detail }) => {
-            put_failure(out, correlation, code.number(), &detail[..detail.len().min(DETAIL_BYTES_MAX)]);
+            put_failure(
+                out.gather(),
+                correlation,
+                code.number(),
+                &detail[..detail.len().min(DETAIL_BYTES_MAX)],
+            );
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::{lock, peers::Traffic};
 use crate::env::Env;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, WriteError};
 use rondel_proto::frame::{Frame, FrameError, take_frame};
 use std::{
@@ -18,6 +18,8 @@ use tokio::{io::AsyncReadExt as _, sync::Notify};
 
 /// One write is not much longer than this.
 const WRITE_BYTES: usize = 128 << 10;
+/// Longer bodies are not copied into a write.
+const COPY_BYTES_MAX: usize = 32 << 10;
 /// What a receive buffer is allocated in. It bounds how much a small slice that somebody keeps can pin.
 const READ_BYTES: usize = 32 << 10;
 /// Room below which the receive buffer is renewed before a read.
@@ -86,6 +88,58 @@ impl<T> Lane<T> {
     }
 }
 
+/// Bytes on their way to QUIC: short pieces gathered into one, long ones as they are.
+///
+/// Gathered, because QUIC keeps a list of what it was given until it is acknowledged, and walks it for every packet.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    gathered: BytesMut,
+    chunks: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Outgoing {
+    /// Where to append what is short.
+    pub(super) fn gather(&mut self) -> &mut BytesMut {
+        &mut self.gathered
+    }
+
+    /// Appends an archive.
+    pub(super) fn body(&mut self, body: &Bytes) {
+        if body.len() <= COPY_BYTES_MAX {
+            self.gathered.extend_from_slice(body);
+            return;
+        }
+        self.cut();
+        self.bytes += body.len();
+        self.chunks.push(body.clone());
+    }
+
+    fn len(&self) -> usize {
+        self.bytes + self.gathered.len()
+    }
+
+    fn cut(&mut self) {
+        if !self.gathered.is_empty() {
+            self.bytes += self.gathered.len();
+            self.chunks.push(self.gathered.split().freeze());
+        }
+    }
+
+    /// Hands everything to QUIC, waiting while it has too much.
+    pub(super) async fn write(
+        &mut self,
+        stream: &mut SendStream,
+        traffic: &Traffic,
+    ) -> Result<(), WriteError> {
+        self.cut();
+        traffic.sent(mem::take(&mut self.bytes));
+        stream.write_all_chunks(&mut self.chunks).await?;
+        self.chunks.clear();
+        Ok(())
+    }
+}
+
 /// Writes what is queued until the lane is closed and empty. `encode` appends one item, or nothing. Items are
 /// dropped when QUIC has taken their bytes.
 pub(super) async fn write_lane<T>(
@@ -93,23 +147,19 @@ pub(super) async fn write_lane<T>(
     lane: &Lane<T>,
     stream: &mut SendStream,
     traffic: &Traffic,
-    mut encode: impl FnMut(&T, Instant, &mut BytesMut),
+    mut encode: impl FnMut(&T, Instant, &mut Outgoing),
 ) -> Result<(), WriteError> {
     let mut batch = Vec::new();
     while lane.drain(&mut batch).await {
         let now = env.now();
-        let mut bytes = BytesMut::new();
+        let mut out = Outgoing::default();
         for item in &batch {
-            encode(item, now, &mut bytes);
-            if bytes.len() >= WRITE_BYTES {
-                traffic.sent(bytes.len());
-                stream.write_chunk(bytes.split().freeze()).await?;
+            encode(item, now, &mut out);
+            if out.len() >= WRITE_BYTES {
+                out.write(stream, traffic).await?;
             }
         }
-        if !bytes.is_empty() {
-            traffic.sent(bytes.len());
-            stream.write_chunk(bytes.freeze()).await?;
-        }
+        out.write(stream, traffic).await?;
         batch.clear();
     }
     Ok(())

@@ -10,7 +10,7 @@ use super::{
     close,
     greeting::{CommonMessages, GreetingError, receive_hello, send_hello},
     in_flight::InFlight,
-    lane::{FrameReader, Lane, ReadFailure, write_lane},
+    lane::{FrameReader, Lane, Outgoing, ReadFailure, write_lane},
     peers::{Refusal, Traffic},
     quic,
     shared::Shared,
@@ -21,11 +21,11 @@ use crate::{
     membership::certificate::CERTIFICATE_NAME,
     reply::{Failure, FailureCode, ReplyTo},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
 use rondel_proto::{
     frame::{
-        FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, Frame, Head, KEY_BYTES_MAX, REQUEST_BYTES, put_request,
+        FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, Frame, Head, KEY_BYTES_MAX, REQUEST_BYTES, put_request_head,
     },
     hello::Hello,
     id::NodeId,
@@ -242,18 +242,20 @@ impl Link {
         Ok(())
     }
 
-    /// Appends a request if it is still wanted and the peer knows it.
-    fn encode(&self, ask: &Ask, now: Instant, out: &mut BytesMut) {
+    /// Appends a request if it is still wanted and the peer knows it; says whether it did.
+    fn encode(&self, ask: &Ask, now: Instant, out: &mut Outgoing) -> bool {
         let left = ask.deadline.saturating_duration_since(now).as_micros();
         if left == 0 {
-            return; // The sweep answers it.
+            return false; // The sweep answers it.
         }
         if self.up.get().is_some_and(|up| !up.common.contains(ask.head.service, ask.head.message)) {
             self.answer(ask.correlation, Err(unsupported()));
-            return;
+            return false;
         }
         let head = Head { deadline_us: u32::try_from(left).unwrap_or(u32::MAX), ..ask.head };
-        put_request(out, ask.correlation, &head, &ask.key, &ask.body);
+        put_request_head(out.gather(), ask.correlation, &head, &ask.key, ask.body.len());
+        out.body(&ask.body);
+        true
     }
 }
 
@@ -352,7 +354,9 @@ fn spawn_lane(link: &Arc<Link>, connection: &Connection, index: usize, (mut send
     let writer = link.clone();
     link.env.clone().spawn("transport write", async move {
         let lane = if index == 0 { &writer.control } else { &writer.lanes[index - 1] };
-        let encode = |ask: &Ask, now: Instant, out: &mut BytesMut| writer.encode(ask, now, out);
+        let encode = |ask: &Ask, now: Instant, out: &mut Outgoing| {
+            writer.encode(ask, now, out);
+        };
         let written = write_lane(&writer.env, lane, &mut sender, &writer.traffic, encode).await;
         if let Err(error) = written {
             // Whether the connection has ended or only this stream: requests on it would never be answered.
@@ -395,14 +399,12 @@ async fn send_large(link: Arc<Link>, connection: Connection) {
 
 async fn ask_alone(link: Arc<Link>, (mut sender, receiver): Stream, ask: Ask) {
     let exchange = async {
-        let mut bytes = BytesMut::with_capacity(REQUEST_BYTES + 5 + ask.key.len() + ask.body.len());
-        bytes.extend_from_slice(&[STREAM_OWN]);
-        link.encode(&ask, link.env.now(), &mut bytes);
-        if bytes.len() == 1 {
+        let mut out = Outgoing::default();
+        out.gather().extend_from_slice(&[STREAM_OWN]);
+        if !link.encode(&ask, link.env.now(), &mut out) {
             return Ok(());
         }
-        link.traffic.sent(bytes.len());
-        sender.write_chunk(bytes.freeze()).await.map_err(|error| error.to_string())?;
+        out.write(&mut sender, &link.traffic).await.map_err(|error| error.to_string())?;
         sender.finish().map_err(|error| error.to_string())?;
         let mut frames = FrameReader::new(&link.env, receiver, FRAME_BYTES_MAX, link.traffic.clone());
         match frames.next(&link.env).await.map_err(|error| error.to_string())? {
