@@ -20,6 +20,8 @@ const UNI_STREAMS_MAX: u32 = 32;
 /// quinn sends in batches of 10 segments and the kernel takes 64 KiB at once: above 6,500 bytes whole batches are
 /// lost without an error (measured), so no discovery may go beyond.
 const MTU_MAX: u16 = 6500;
+/// What every path of QUIC carries.
+const MTU_MIN: u16 = 1200;
 /// Assumed before the first measurement: three times this is waited before a lost first packet is sent again.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
@@ -32,7 +34,7 @@ pub(super) fn endpoint(
 ) -> Result<Endpoint, StartError> {
     let server = server(env, config, tls)?;
     let socket = env.bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
-    let settings = endpoint_config(env, key_pkcs8_der);
+    let settings = endpoint_config(env, config, key_pkcs8_der);
     Endpoint::new_with_abstract_socket(settings, Some(server), socket, env.quic_runtime())
         .map_err(|source| StartError::Endpoint { addr: config.bind, source })
 }
@@ -53,11 +55,15 @@ pub(super) fn server(
 
 /// The reset key comes from the node's private key, and connection ids carry no key of one process: so a node that
 /// was killed and started again can tell its peers at once that their connections are gone.
-fn endpoint_config(env: &Env, key_pkcs8_der: &[u8]) -> quinn::EndpointConfig {
+///
+/// What a node takes bounds what its peers may discover: quinn's default would keep them at 1,500 bytes.
+fn endpoint_config(env: &Env, config: &TransportConfig, key_pkcs8_der: &[u8]) -> quinn::EndpointConfig {
     let secret = blake3::derive_key("rondel 2026 QUIC stateless reset", key_pkcs8_der);
     let ids = env.clone();
     let mut settings = env.quic_endpoint_config();
     settings
+        .max_udp_payload_size(mtu_max(config))
+        .expect("at least what QUIC needs")
         .reset_key(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)))
         .cid_generator(move || Box::new(RandomIds(ids.clone())));
     settings
@@ -97,7 +103,7 @@ fn accepting(config: &TransportConfig) -> quinn::TransportConfig {
 
 fn common(config: &TransportConfig) -> quinn::TransportConfig {
     let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(config.mtu_max.min(MTU_MAX));
+    discovery.upper_bound(mtu_max(config));
     let idle = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     let mut transport = quinn::TransportConfig::default();
     transport
@@ -109,6 +115,10 @@ fn common(config: &TransportConfig) -> quinn::TransportConfig {
         .send_window(u64::from(CONNECTION_WINDOW_BYTES))
         .datagram_receive_buffer_size(None);
     transport
+}
+
+fn mtu_max(config: &TransportConfig) -> u16 {
+    config.mtu_max.clamp(MTU_MIN, MTU_MAX)
 }
 
 fn connection_id<const N: usize>(env: &Env) -> quinn::ConnectionId {
