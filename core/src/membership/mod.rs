@@ -9,6 +9,5 @@ pub mod view;
 
 pub use certificate::{Certificate, fingerprint};
 pub use data_dir::{DataDir, DataDirError};
-pub use forming::JoinRequest;
 pub use token::{JoinSecret, JoinToken};
 pub use view::View;

@@ -44,7 +44,7 @@ pub(super) fn known() -> Vec<Known> {
         Known::of::<Accept>(code),
         Known::of::<Decided>(code),
         Known::of::<StatePull>(code),
-        Known::of::<crate::membership::JoinRequest>(code),
+        Known::of::<crate::membership::forming::JoinRequest>(code),
     ]
 }
 

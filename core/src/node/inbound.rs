@@ -2,7 +2,7 @@
 
 use super::{Node, control::control_code};
 use crate::{
-    membership::JoinRequest,
+    membership::forming::JoinRequest,
     reply::{Failure, FailureCode, ReplyTo},
     request::{edge, scan},
     transport::{Clash, Inbound, PeerInfo, Standing},

@@ -20,6 +20,7 @@ mod status;
 
 pub(crate) use clock::NodeClock;
 pub use config::{Founding, NodeConfig, Origin, REPLICAS_DEFAULT};
+pub use joining::JoinError;
 pub use sequence::ChangeError;
 pub(crate) use shared::{Outgoing, Outlook, Shared};
 pub use start::{Builder, StartError};
@@ -28,7 +29,11 @@ pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StoreState};
 use crate::{
     env::TaskHandle,
     handoff::hints,
-    membership::{DataDir, gossip::Facts, gossip::Load},
+    membership::{
+        DataDir,
+        forming::FORMAT,
+        gossip::{Facts, Load},
+    },
     request::{Service, Table},
     ring::Occupant,
     sequence::{Root, State},
@@ -53,9 +58,6 @@ use tokio::sync::watch;
 
 /// How often the node records that it is alive, and how far ahead of its clock it may give times until then.
 const ALIVE_PERIOD: Duration = Duration::from_secs(60);
-/// The format of disk and wire that this release writes.
-pub const FORMAT: u32 = 1;
-
 /// A node's handle to its cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster(Arc<Node>);
@@ -180,9 +182,13 @@ impl Node {
         *self.state.borrow() == NodeState::Serving
     }
 
+    fn occupant(&self) -> Occupant {
+        Occupant { node: self.shared.me, store: self.data.store() }
+    }
+
     /// Takes in a newly decided state.
     fn learnt(self: &Arc<Self>, state: &Arc<State>, root: Root) {
-        let me = Occupant { node: self.shared.me, store: self.data.store() };
+        let me = self.occupant();
         let peers = |bulk: bool| -> Vec<Peer> {
             let others = state.topology.members.iter().filter(|member| member.node != me.node);
             let peer = |member: &crate::sequence::Member| {
@@ -196,8 +202,9 @@ impl Node {
             transport.set_hello(hello.clone());
             transport.set_peers(&peers(bulk));
         }
-        if let Some(topology) = topology_of(state, root, me) {
-            self.shared.set_topology(Arc::new(topology));
+        match topology_of(state, root, me) {
+            Some(topology) => self.shared.set_topology(Arc::new(topology)),
+            None => self.go_on_forming(state),
         }
         let members = state.topology.members.iter().map(|member| member.node).collect();
         self.health.set_members(&self.shared, members);

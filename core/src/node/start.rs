@@ -1,7 +1,7 @@
 //! Starting a node: from a directory and an application to a node that serves.
 
 use super::{
-    Cluster, FORMAT, Node, NodeClock, NodeConfig, NodeState, Origin, Shared,
+    Cluster, Node, NodeClock, NodeConfig, NodeState, Origin, Shared,
     control::{self},
     health::Health,
     inbound::Door,
@@ -14,8 +14,9 @@ use crate::{
     handoff::HintLedger,
     liveness::Liveness,
     membership::{
-        DataDir, DataDirError, JoinRequest,
+        DataDir, DataDirError,
         data_dir::StoreCheck,
+        forming::{FORMAT, JoinRequest},
         gossip::{Facts, FactsTooLong, Gossip},
     },
     metrics::{Metrics, SharedRecorder},
@@ -131,7 +132,8 @@ impl Builder {
         let transport = listen(&env, &config, &data, &hello, &door, false)?;
         let bulk = listen(&env, &config, &data, &hello, &door, true)?;
         let me = Occupant { node: data.node(), store: data.store() };
-        let (replica, file, token) = take_part(&env, &config, &data, me, &transport, &bulk).await?;
+        let (replica, file) = take_part(&env, &config, &data, me, &transport, &bulk).await?;
+        let token = joining::token_of(&env, &data, replica.state()).await?;
         let hints = Arc::new(HintLedger::default());
         let host = Host::start(
             LaneContext {
@@ -292,23 +294,21 @@ async fn take_part(
     me: Occupant,
     transport: &Transport,
     bulk: &Transport,
-) -> Result<(Replica, DecidedFile, Option<String>), StartError> {
+) -> Result<(Replica, DecidedFile), StartError> {
     let (disk, path): (_, PathBuf) = (data.disk(), data.decided_path());
     let open = {
         let (disk, path) = (disk.clone(), path.clone());
         env.block(move || DecidedFile::open(disk, &path, me)).await??
     };
     if let Some((file, record)) = open {
-        let token = joining::token_of(data, &record.state)?;
-        return Ok((Replica::new(record, data.start_nonce()), file, token));
+        return Ok((Replica::new(record, data.start_nonce()), file));
     }
-    let address = joining::Address::of(config, transport, bulk);
-    let (state, token) = match &config.origin {
-        Origin::Found(founding) => joining::found(env, config, founding, data, &address)?,
-        Origin::Join(token) => (joining::join(env, config, token, data, &address, transport).await?, None),
+    let at = joining::Addresses::of(config, transport, bulk);
+    let record = match &config.origin {
+        Origin::Found(founding) => Record::new(me, joining::found(env, config, founding, data, &at).await?),
+        Origin::Join(token) => joining::join(env, config, token, data, &at, transport).await?,
     };
-    let record = Record::new(me, state);
     let written = record.clone();
     let file = env.block(move || DecidedFile::create(disk, &path, &written)).await??;
-    Ok((Replica::new(record, data.start_nonce()), file, token))
+    Ok((Replica::new(record, data.start_nonce()), file))
 }

@@ -249,7 +249,9 @@ impl Replication {
             Err(failure) => {
                 self.failures.push((self.tally.ask(ask).node, failure));
                 self.tally.failed(ask);
-                self.stand_in_for(index);
+                if !self.sent[index].hedged {
+                    self.stand_in_for(index);
+                }
             }
         }
     }
