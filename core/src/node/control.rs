@@ -180,7 +180,7 @@ impl Node {
                 self.shared.env.spawn("gossip", async move { node.gossip_with(partner, digest).await });
             }
             self.publish_metrics();
-            self.shared.env.sleep(super::health::GOSSIP_PERIOD).await;
+            let _ = self.shared.env.timeout(super::health::GOSSIP_PERIOD, self.shared.news.notified()).await;
         }
     }
 

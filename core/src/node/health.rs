@@ -154,7 +154,7 @@ impl Machines {
     fn learnt(&mut self, shared: &Shared, node: NodeId, now: Instant, wanted: &mut Wanted) {
         let Some(facts) = self.gossip.facts(node) else { return };
         let peer = self.peers.entry(node).or_default();
-        peer.services.clone_from(&facts.services);
+        peer.services = Some(facts.services.clone());
         peer.hints = facts.hints.iter().copied().collect();
         if !facts.services.is_empty() {
             peer.heard = Some(now);
@@ -175,7 +175,7 @@ impl Machines {
         for node in self.members.iter().filter(|node| **node != shared.me) {
             let alive = self.liveness.status(*node) != Some(Status::Dead);
             let peer = self.peers.entry(*node).or_default();
-            let up = alive && !peer.services.is_empty();
+            let up = alive && peer.services.as_ref().is_none_or(|services| !services.is_empty());
             if up && !peer.up {
                 peer.up_since = Some(now);
             }

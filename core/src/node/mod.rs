@@ -245,7 +245,7 @@ impl Node {
         };
         if self.state.send_if_modified(serve) {
             tracing::info!(node = %self.shared.me, name = self.name, epoch = %topology.epoch, "the node serves");
-            self.health.set_own(self.own_facts());
+            self.shared.news.notify_one();
             let task = self.shared.env.spawn("hints", hints::run(self.shared.clone()));
             self.keep(task);
         }
@@ -262,7 +262,7 @@ impl Node {
         };
         if self.state.send_if_modified(failed) {
             tracing::error!(node = %self.shared.me, why, "the node withdraws from service");
-            self.health.set_own(self.own_facts());
+            self.shared.news.notify_one();
         }
     }
 

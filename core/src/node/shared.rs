@@ -32,8 +32,8 @@ pub(crate) struct PeerStatus {
     pub(crate) up: bool,
     /// It answers, but slowly: still written to, asked last.
     pub(crate) demoted: bool,
-    /// The codes of the services that it serves.
-    pub(crate) services: Vec<u32>,
+    /// The codes of the services that it serves; none while it has not said. It is asked then, and may refuse.
+    pub(crate) services: Option<Vec<u32>>,
     /// The hints that it last said it keeps, by the node that they are for.
     pub(crate) hints: BTreeMap<NodeId, u64>,
     /// Which run of it that is.
@@ -42,6 +42,12 @@ pub(crate) struct PeerStatus {
     pub(crate) up_since: Option<Instant>,
     /// When this node last heard what it keeps.
     pub(crate) heard: Option<Instant>,
+}
+
+impl PeerStatus {
+    fn serves(&self, service: u32) -> bool {
+        self.services.as_ref().is_none_or(|services| services.contains(&service))
+    }
 }
 
 /// An owner that was down may lack what it missed for at most this long after its return (PROTOCOLS §2).
@@ -65,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) hedges: HedgeBudget,
     /// Woken when a peer came up: its hints may go.
     pub(crate) peer_up: tokio::sync::Notify,
+    /// Woken when this node has news for the others.
+    pub(crate) news: tokio::sync::Notify,
     topology: RwLock<Option<Arc<Topology>>>,
     peers: RwLock<Arc<BTreeMap<NodeId, PeerStatus>>>,
     scores: DashMap<NodeId, Score, FxBuildHasher>,
@@ -103,6 +111,7 @@ impl Shared {
             hints,
             hedges: HedgeBudget::default(),
             peer_up: tokio::sync::Notify::new(),
+            news: tokio::sync::Notify::new(),
             topology: RwLock::new(None),
             peers: RwLock::default(),
             scores: DashMap::with_capacity_and_hasher_and_shard_amount(64, FxBuildHasher, MAP_SHARDS),
@@ -237,8 +246,7 @@ pub(crate) struct Outlook {
 impl Outlook {
     /// Whether the node is alive and serves the service.
     pub(crate) fn up(&self, node: NodeId) -> bool {
-        node == self.me
-            || self.peers.get(&node).is_some_and(|peer| peer.up && peer.services.contains(&self.service))
+        node == self.me || self.peers.get(&node).is_some_and(|peer| peer.up && peer.serves(self.service))
     }
 
     /// Whether the node answers slowly.

@@ -34,6 +34,8 @@ pub(crate) mod core_message {
     pub(crate) const FETCH: u16 = 0xFF01;
     /// A slice of a scan. See `request::scan`.
     pub(crate) const SCAN: u16 = 0xFF02;
+
+    pub(crate) const ALL: [(u16, &str); 3] = [(ABSORB, "absorb"), (FETCH, "fetch"), (SCAN, "scan")];
 }
 
 pub(crate) struct Host {

@@ -3,6 +3,7 @@
 use super::{
     ctx::{Absorbed, Call, Ctx, DotSource, RowCell, merge},
     handle::{BoxError, Handler, Registry, ScanFn, Storage, Vnode, item_schema, service_code},
+    host::core_message,
     state::Digest,
 };
 use crate::{
@@ -35,7 +36,7 @@ pub(crate) struct Service {
     pub(crate) code: u32,
     pub(crate) storage: Storage,
     pub(crate) position: fn(&[u8]) -> Position,
-    /// (message id, name, schema hash); the item's schema is entered as message 0xFFFF.
+    /// (message id, name, schema hash). Core's own messages carry items, so the item's schema is theirs.
     pub(crate) table: Vec<(u16, &'static str, u64)>,
     pub(crate) scans: FxHashMap<u16, ScanFn>,
     /// Merges an arriving item (second) into a held one (first).
@@ -51,7 +52,9 @@ impl Service {
     pub(crate) fn new<V: Vnode>(config: V::Config, storage: Storage) -> Self {
         let registry = Registry::<V>::of_service();
         let mut table = registry.table;
-        table.push((u16::MAX, "item", item_schema::<V>()));
+        for (message, name) in core_message::ALL {
+            table.push((message, name, item_schema::<V>()));
+        }
         let handlers = Arc::new(registry.handlers);
         Self {
             name: V::NAME,
