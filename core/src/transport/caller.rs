@@ -13,6 +13,7 @@ use super::{
     link::{LARGE_FRAME_TIMEOUT, STREAM_LANE, STREAM_OWN},
     lock,
     peers::{Refusal, Traffic},
+    quic,
     shared::Shared,
     tls::Fingerprint,
 };
@@ -164,6 +165,7 @@ impl Caller {
         let remote = shared.peers.get(theirs.node).filter(|_| standing == Standing::Member);
         if let Some(remote) = &remote {
             remote.alive(theirs.nonce);
+            quic::widen(connection);
         }
         let info = PeerInfo {
             node: theirs.node,
@@ -199,6 +201,7 @@ impl Caller {
     /// A stranger has been admitted to the cluster.
     pub(super) fn admit(&self) {
         self.member.store(true, Ordering::Relaxed);
+        quic::widen(&self.connection);
     }
 
     pub(super) fn close(&self, code: u32, why: &str) {

@@ -151,12 +151,13 @@ pub(super) async fn write_lane<T>(
 ) -> Result<(), WriteError> {
     let mut batch = Vec::new();
     while lane.drain(&mut batch).await {
-        let now = env.now();
+        let mut now = env.now();
         let mut out = Outgoing::default();
         for item in &batch {
             encode(item, now, &mut out);
             if out.len() >= WRITE_BYTES {
                 out.write(stream, traffic).await?;
+                now = env.now();
             }
         }
         out.write(stream, traffic).await?;

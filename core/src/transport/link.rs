@@ -304,7 +304,12 @@ pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) 
         }
         Err(error) => error.to_string(),
     };
-    tracing::debug!(class = shared.config.class, addr = %target.addr, why, "a link has ended");
+    let (class, addr) = (shared.config.class, target.addr);
+    if link.up.get().is_some() {
+        tracing::info!(class, %addr, why, "a connection has ended");
+    } else {
+        tracing::debug!(class, %addr, why, "a connection could not be made");
+    }
     link.end(close::NORMAL, &why);
     why
 }

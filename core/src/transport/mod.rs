@@ -211,8 +211,8 @@ impl Transport {
         self.0.shared.set_peers(peers);
     }
 
-    /// What to say on new connections. If it names another lineage than the one before, all connections are closed:
-    /// who is a member must be judged anew.
+    /// What to say on new connections. If it names another lineage or other messages than the one before, all
+    /// connections are closed: who is a member, or which messages both sides know, must be judged anew.
     pub fn set_hello(&self, hello: Hello) {
         self.0.shared.set_hello(hello);
     }
@@ -226,7 +226,8 @@ impl Transport {
         self.0.shared.set_certificate(certificate_der, key_pkcs8_der)
     }
 
-    /// Sends a request; the key is copied. Connects if there is no connection.
+    /// Sends a request; the key is copied. Connects if there is no connection. A refusal is answered before this
+    /// returns: an answer that asks again at once may never come to an end.
     ///
     /// The outcome is the peer's, or `Expired` when `head.deadline_us` have passed, `Disconnected` as soon as the
     /// connection is known to be lost (or can't be made, or the node is no member), `Overloaded` at once when too

@@ -208,7 +208,7 @@ impl Remote {
 
     fn cut(&self, removed: bool) {
         let mut state = lock(&self.state);
-        state.removed = removed;
+        state.removed |= removed;
         let link = state.link.take();
         drop(state);
         if let Some(link) = link {

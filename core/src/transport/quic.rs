@@ -13,6 +13,8 @@ use std::{
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// What one connection may hold unread, and what it may hold unacknowledged.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What a connection may hold unread that is not known to be a member's: anyone may dial.
+const STRANGER_WINDOW_BYTES: u32 = 256 << 10;
 /// Streams that the dialling side may have open: control, requests, and large requests.
 const BIDI_STREAMS_MAX: u32 = 64;
 /// Streams that the accepting side may have open: large replies.
@@ -96,9 +98,15 @@ fn dialling(config: &TransportConfig) -> quinn::TransportConfig {
 fn accepting(config: &TransportConfig) -> quinn::TransportConfig {
     let mut transport = common(config);
     transport
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
     transport
+}
+
+/// Gives an accepted connection what a member may have.
+pub(super) fn widen(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
 }
 
 fn common(config: &TransportConfig) -> quinn::TransportConfig {

@@ -152,6 +152,8 @@ impl Shared {
         };
         if before.lineage != hello.lineage {
             self.disconnect(close::REMOVED, "this node follows another lineage now");
+        } else if before.messages != hello.messages {
+            self.disconnect(close::NORMAL, "this node knows other messages now");
         }
     }
 

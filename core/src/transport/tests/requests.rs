@@ -168,3 +168,18 @@ async fn a_message_with_another_schema_is_not_sent() {
     assert_eq!(two.seen.recv().unwrap().1.message, ECHO);
     assert!(two.seen.try_recv().is_err());
 }
+
+#[tokio::test]
+async fn a_node_that_learns_a_message_speaks_it_at_once() {
+    let (one, two) = (Node::start(1), Node::start(2));
+    one.transport.set_peers(&[two.at]);
+    two.transport.set_peers(&[one.at]);
+    let mut fewer = hello();
+    fewer.messages.retain(|known| known.message != CHANGED);
+    two.transport.set_hello(fewer);
+    assert_eq!(code(one.ask(two.at.node, head(CHANGED), "").await), FailureCode::Unsupported);
+    two.transport.set_hello(hello());
+    // The connection ends, and the next one knows better.
+    two.ask(one.at.node, head(ECHO), "").await.unwrap();
+    one.ask(two.at.node, head(CHANGED), "").await.unwrap();
+}

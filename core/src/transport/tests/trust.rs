@@ -106,3 +106,22 @@ async fn two_processes_with_one_name_are_told_of_each_other() {
     assert!(two.clashes.try_recv().is_err());
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_node_changes_its_certificate_without_a_restart() {
+    let (one, mut two) = pair();
+    one.ask(two.at.node, head(ECHO), "old").await.unwrap();
+    two.ask(one.at.node, head(ECHO), "old").await.unwrap();
+    let held = one.send(two.at.node, head(HOLD), "");
+    let _kept = two.held.recv().await.unwrap();
+    let fresh = identity(&one.env, 1);
+    one.transport.set_certificate(&fresh.certificate_der, &fresh.key_pkcs8_der).unwrap();
+    one.transport.set_certificate(&fresh.certificate_der, b"no key").unwrap_err();
+    let renewed = Peer { fingerprint: fingerprint(&fresh.certificate_der), ..one.at };
+    two.transport.set_peers(&[renewed, two.at]);
+    // What was made with the old certificate ends; both sides connect anew with the new one.
+    assert_eq!(code(held.await.unwrap()), FailureCode::Disconnected);
+    two.ask(one.at.node, head(ECHO), "new").await.unwrap();
+    one.ask(two.at.node, head(ECHO), "new").await.unwrap();
+    assert_eq!(two.seen.try_iter().last().unwrap().0.fingerprint, renewed.fingerprint);
+}
