@@ -3,6 +3,7 @@
 //! Fields are only ever added; a reader ignores those that it does not know.
 
 use crate::output::{Report, Table};
+use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
@@ -26,34 +27,81 @@ pub(crate) struct NodeStatus {
     pub(crate) name: String,
     /// Its release.
     pub(crate) release: String,
+    /// Its process.
+    pub(crate) pid: u32,
     /// Whether it serves.
     pub(crate) serving: bool,
     /// Why not, if it does not.
     pub(crate) reason: Option<String>,
+    /// Its store.
+    pub(crate) store: StoreStatus,
+    /// The hints that it keeps, by the member that they wait for.
+    pub(crate) hints: Vec<HintsFor>,
+    /// Its connections to the other members.
+    pub(crate) connections: Vec<Connection>,
+}
+
+/// Hints that wait for a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HintsFor {
+    /// Its name, or its identity if it is no member any more.
+    pub(crate) member: String,
+    /// How many.
+    pub(crate) hints: u64,
+}
+
+/// A connection to another member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    /// Its name, or its identity if it is no member any more.
+    pub(crate) member: String,
+    /// Whether requests can be sent.
+    pub(crate) connected: bool,
+    /// The smoothed round-trip time.
+    pub(crate) rtt_us: Option<u64>,
+    /// Requests without an answer yet.
+    pub(crate) in_flight: u64,
+    /// Bytes sent since the node's start.
+    pub(crate) sent_bytes: u64,
+    /// Bytes received since the node's start.
+    pub(crate) received_bytes: u64,
+    /// Connections that were lost or could not be made.
+    pub(crate) failures: u64,
+}
+
+/// A store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoreStatus {
+    /// ok, slow (the disk does not keep up), full (of waiting writes), disk-full, failed.
+    pub(crate) state: String,
+    /// What its files occupy.
+    pub(crate) file_bytes: u64,
+    /// What waits for the disk.
+    pub(crate) backlog_bytes: u64,
+    /// Rows in memory for reading.
+    pub(crate) cache_bytes: u64,
 }
 
 /// The decided state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterStatus {
-    /// What people call it.
-    pub(crate) name: String,
-    /// The name of its history.
-    pub(crate) lineage: String,
-    /// Entries decided.
-    pub(crate) epoch: u64,
-    /// Whether all founders are there.
-    pub(crate) formed: bool,
-    /// How many members it is formed of.
-    pub(crate) founders: u64,
+    /// What people call it; none until it is formed.
+    pub(crate) name: Option<String>,
+    /// The name of its history; none until it is formed.
+    pub(crate) lineage: Option<String>,
+    /// Entries decided, as far as the node knows.
+    pub(crate) epoch: Option<u64>,
+    /// Members that have joined.
+    pub(crate) present: u64,
+    /// Members that it is formed of; none once it is formed.
+    pub(crate) needed: Option<u64>,
     /// Partitions of its ring.
     pub(crate) partitions: u64,
     /// Slots of each.
     pub(crate) replicas: u64,
     /// Partitions with fewer distinct owners than slots.
     pub(crate) partitions_under_replicated: u64,
-    /// Partitions of which some owner is not up.
-    pub(crate) partitions_with_owner_down: u64,
-    /// Hints that wait anywhere, as far as the members that are up say.
+    /// Hints that wait on any member, as far as they have said.
     pub(crate) hints_outstanding: u64,
 }
 
@@ -68,20 +116,16 @@ pub(crate) struct MemberStatus {
     pub(crate) address: String,
     /// Its zone.
     pub(crate) zone: String,
-    /// What was decided of it: joining, valid, leaving, exiting, down.
-    pub(crate) status: String,
-    /// What liveness says of it: up, suspect, down.
-    pub(crate) liveness: String,
+    /// up, suspect, down.
+    pub(crate) state: String,
+    /// Whether it answers slowly.
+    pub(crate) slow: bool,
+    /// Whether it may still lack what it missed while it was down.
+    pub(crate) behind: bool,
     /// Slots that it owns.
     pub(crate) slots: u64,
-    /// Hints that it keeps for others; none if it has said nothing.
-    pub(crate) hints_kept: Option<u64>,
-    /// Hints that others keep for it.
-    pub(crate) hints_awaited: u64,
-    /// What it says of its store: ok, full, failed; none if it has said nothing.
-    pub(crate) store: Option<String>,
-    /// The last entry that it has said to know.
-    pub(crate) epoch: Option<u64>,
+    /// Hints that it keeps for others, as it has said last.
+    pub(crate) hints_kept: u64,
 }
 
 /// Whether the node serves: `GET /health`, with status 200 or 503.
@@ -96,70 +140,66 @@ pub(crate) struct Health {
 
 impl Report for Status {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.cluster.text(self.members.len(), out)?;
+        self.cluster.text(out)?;
         writeln!(out)?;
-        let mut table = Table::new([
-            "NODE",
-            "STATUS",
-            "LIVENESS",
-            "STORE",
-            "SLOTS",
-            "HINTS KEPT",
-            "HINTS AWAITED",
-            "ZONE",
-            "ADDRESS",
-        ]);
-        let unknown = || "?".to_owned();
+        let mut table = Table::new(["NODE", "STATE", "SLOTS", "HINTS KEPT", "ZONE", "ADDRESS"]);
         for member in &self.members {
             let asked = if member.id == self.node.id { "*" } else { "" };
             table.row([
                 format!("{}{asked}", member.name),
-                member.status.clone(),
-                member.liveness.clone(),
-                member.store.clone().unwrap_or_else(unknown),
+                member.shown_state(),
                 member.slots.to_string(),
-                member.hints_kept.map_or_else(unknown, |hints| hints.to_string()),
-                member.hints_awaited.to_string(),
+                member.hints_kept.to_string(),
                 member.zone.clone(),
                 member.address.clone(),
             ]);
         }
         table.write(out)?;
-        match &self.node.reason {
-            Some(reason) if !self.node.serving => {
-                writeln!(out, "\n{} does not serve: {reason}", self.node.name)
-            }
-            _ => writeln!(out, "\n* as {} sees it", self.node.name),
+        if !self.members.is_empty() {
+            writeln!(out, "* as this node sees it")?;
+        }
+        self.node.text(out)
+    }
+}
+
+impl MemberStatus {
+    fn shown_state(&self) -> String {
+        let behind = if self.behind { ", behind" } else { "" };
+        let slow = if self.slow { ", slow" } else { "" };
+        format!("{}{slow}{behind}", self.state)
+    }
+}
+
+impl NodeStatus {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { name, store, .. } = self;
+        writeln!(out, "\n{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
+        for kept in &self.hints {
+            writeln!(out, "{name} keeps {} hints for {}", kept.hints, kept.member)?;
+        }
+        match &self.reason {
+            Some(reason) if !self.serving => writeln!(out, "{name} does not serve: {reason}"),
+            _ => Ok(()),
         }
     }
 }
 
 impl ClusterStatus {
-    fn text(&self, members: usize, out: &mut dyn Write) -> io::Result<()> {
-        let Self { name, epoch, partitions, replicas, founders, .. } = self;
-        if !self.formed {
-            return writeln!(
-                out,
-                "cluster {name} is being formed: {members} of {founders} members have joined"
-            );
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { present, partitions, replicas, .. } = self;
+        if let Some(needed) = self.needed {
+            return writeln!(out, "the cluster is being formed: {present} of {needed} members have joined");
         }
+        let (Some(name), Some(epoch)) = (&self.name, self.epoch) else {
+            return writeln!(out, "the node is in no cluster yet");
+        };
         writeln!(
             out,
-            "cluster {name}: {members} members, {partitions} partitions x {replicas} copies, epoch {epoch}"
+            "cluster {name}: {present} members, {partitions} partitions x {replicas} copies, epoch {epoch}"
         )?;
         if self.partitions_under_replicated > 0 {
             let few = self.partitions_under_replicated;
-            writeln!(
-                out,
-                "under-replicated: {few} partitions have fewer owners than copies; add nodes to spread them"
-            )?;
-        }
-        if self.partitions_with_owner_down > 0 {
-            writeln!(
-                out,
-                "degraded: {} partitions have an owner that is not up",
-                self.partitions_with_owner_down
-            )?;
+            writeln!(out, "under-replicated: {few} partitions have fewer owners than copies")?;
         }
         match self.hints_outstanding {
             0 => writeln!(out, "no hints outstanding"),
@@ -173,40 +213,41 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn sample() -> Status {
-        let member = |name: &str, hints: Option<u64>| MemberStatus {
+        let member = |name: &str, state: &str, hints| MemberStatus {
             id: format!("id of {name}"),
             name: name.into(),
             address: "127.0.0.1:8099".into(),
             zone: "default".into(),
-            status: "valid".into(),
-            liveness: if hints.is_some() { "up".into() } else { "down".into() },
+            state: state.into(),
+            slow: false,
+            behind: false,
             slots: 64,
             hints_kept: hints,
-            hints_awaited: 0,
-            store: hints.map(|_| "ok".into()),
-            epoch: hints.map(|_| 4),
         };
         Status {
             node: NodeStatus {
                 id: "id of node1".into(),
                 name: "node1".into(),
                 release: "0.1.0".into(),
+                pid: 7,
                 serving: true,
                 reason: None,
+                store: StoreStatus { state: "ok".into(), file_bytes: 4096, backlog_bytes: 0, cache_bytes: 0 },
+                hints: vec![HintsFor { member: "node2".into(), hints: 12 }],
+                connections: Vec::new(),
             },
             cluster: ClusterStatus {
-                name: "rondel".into(),
-                lineage: "l".into(),
-                epoch: 4,
-                formed: true,
-                founders: 2,
+                name: Some("rondel".into()),
+                lineage: Some("l".into()),
+                epoch: Some(4),
+                present: 2,
+                needed: None,
                 partitions: 64,
                 replicas: 3,
                 partitions_under_replicated: 64,
-                partitions_with_owner_down: 64,
                 hints_outstanding: 12,
             },
-            members: vec![member("node1", Some(12)), member("node2", None)],
+            members: vec![member("node1", "up", 12), member("node2", "down", 0)],
         }
     }
 
@@ -222,17 +263,21 @@ pub(crate) mod tests {
         assert!(text.starts_with(
             "cluster rondel: 2 members, 64 partitions x 3 copies, epoch 4\nunder-replicated: 64"
         ));
-        assert!(text.contains("degraded: 64 partitions") && text.contains("12 hints outstanding"));
-        assert!(text.contains("\nnode1*  valid   up        ok        64          12"), "{text}");
-        assert!(text.contains("\nnode2   valid   down      ?         64  ?"), "{text}");
+        assert!(text.contains("\n12 hints outstanding\n"), "{text}");
+        assert!(text.contains("\nnode1*  up        64          12  default"), "{text}");
+        assert!(text.contains("\nnode2   down      64           0  default"), "{text}");
+        assert!(text.contains("node1 keeps 12 hints for node2"), "{text}");
     }
 
     #[test]
     fn a_cluster_that_is_being_formed_says_whom_it_waits_for() {
         let mut status = sample();
-        status.cluster.formed = false;
-        status.cluster.founders = 3;
-        assert!(text(&status).starts_with("cluster rondel is being formed: 2 of 3 members have joined\n"));
+        status.cluster.needed = Some(3);
+        status.node.serving = false;
+        status.node.reason = Some("it waits for the other founders".into());
+        let text = text(&status);
+        assert!(text.starts_with("the cluster is being formed: 2 of 3 members have joined\n"), "{text}");
+        assert!(text.ends_with("node1 does not serve: it waits for the other founders\n"), "{text}");
     }
 
     #[test]

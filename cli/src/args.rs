@@ -1,7 +1,7 @@
 //! The command line: what every command shares, and the list of commands. Each command's own flags are beside it.
 
 use crate::{
-    commands::{bench, config, dev, kv, status},
+    commands::{bench, config, dev, kv, start, status},
     output::Format,
 };
 use clap::{Parser, Subcommand};
@@ -21,6 +21,8 @@ pub(crate) struct Arguments {
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Run one node until it is told to stop
+    Start(Box<start::Options>),
     /// Run a local cluster of real processes until Ctrl-C, or steer one that runs
     Dev(dev::Options),
     /// Show the cluster as one of its nodes sees it

@@ -11,6 +11,7 @@ mod args;
 mod commands;
 mod config;
 mod failure;
+mod files;
 mod logging;
 mod output;
 mod pb_client;

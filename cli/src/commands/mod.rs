@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod kv;
+pub(crate) mod start;
 pub(crate) mod status;
 
 use crate::{args::Command, output::Output};
@@ -15,6 +16,7 @@ pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
         Command::Config(command) => config::run(command, output),
         Command::Dev(options) => dev::run(options, output),
         Command::Kv(command) => kv::run(command, output),
+        Command::Start(options) => start::run(&options),
         Command::Status(options) => status::run(&options, output),
     }
 }

@@ -1,4 +1,5 @@
 //! The listeners of a node.
 
 pub(crate) mod admin;
+pub(crate) mod node;
 pub(crate) mod pbc;

@@ -5,6 +5,7 @@
 
 mod links;
 mod manifests;
+mod metrics;
 mod rules;
 mod source;
 
@@ -12,6 +13,7 @@ use crate::cargo::root;
 use anyhow::{Context, bail};
 use source::Source;
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     path::{Path, PathBuf},
 };
@@ -37,11 +39,12 @@ const SKIPPED: [&str; 4] = [".git", "target", "rondel-dev", "corpus"];
 pub(crate) fn run() -> anyhow::Result<()> {
     let root = root()?;
     let mut findings = Vec::new();
+    let mut sources = Vec::new();
     let mut checked = 0;
     for path in files(&root)? {
         let name = path.strip_prefix(&root).unwrap_or(&path).to_path_buf();
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("rs") => findings.extend(rules::check(&Source::parse(name, &read(&path)?)?)),
+            Some("rs") => sources.push(Source::parse(name, &read(&path)?)?),
             Some("md") => findings.extend(links::check(&name, &read(&path)?, &root)),
             Some("toml") if path.ends_with("Cargo.toml") => {
                 findings.extend(manifests::check(&name, &read(&path)?)?)
@@ -50,6 +53,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
         checked += 1;
     }
+    let of_tests = sources.iter().flat_map(Source::test_modules).collect::<BTreeSet<_>>();
+    for source in &mut sources {
+        if of_tests.contains(&source.path) {
+            source.set_test();
+        }
+        findings.extend(rules::check(source));
+    }
+    findings.extend(metrics::check(&sources, &read(&root.join(metrics::PAGE))?));
     findings.extend(rules::missing_paths(&root));
     findings.sort();
     for finding in &findings {

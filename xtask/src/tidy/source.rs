@@ -23,6 +23,7 @@ pub(super) struct Source {
     pub(super) all_words: Vec<Word>,
     /// Whether the file as a whole exists only in tests.
     pub(super) is_test: bool,
+    test_module_names: Vec<String>,
     /// Whether the file begins with module documentation.
     pub(super) has_module_docs: bool,
     /// Whether a tool wrote the file.
@@ -52,12 +53,31 @@ impl Source {
                 .collect(),
             all_words: words(file.to_token_stream()),
             is_test,
+            test_module_names: file.items.iter().filter_map(test_module_name).collect(),
             has_module_docs: file.attrs.iter().any(is_documentation),
             is_generated: text.starts_with("// @generated"),
             lines,
             lines_before_tests: tests_begin.map_or(if is_test { 0 } else { lines }, |line| line - 1),
             path,
         })
+    }
+
+    /// The files of the modules that this one declares for tests alone.
+    pub(super) fn test_modules(&self) -> impl Iterator<Item = PathBuf> {
+        let folder = self.path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let folder = match self.path.file_stem().and_then(|stem| stem.to_str()) {
+            Some("mod" | "lib" | "main") | None => folder,
+            Some(stem) => folder.join(stem),
+        };
+        let files = |name: &String| [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")];
+        self.test_module_names.iter().flat_map(files).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Takes the whole file for one of tests.
+    pub(super) fn set_test(&mut self) {
+        self.is_test = true;
+        self.words.clear();
+        self.lines_before_tests = 0;
     }
 
     /// Where these words follow each other; `::` counts as one word.
@@ -128,6 +148,13 @@ fn first_line(item: &Item) -> Option<usize> {
     item.to_token_stream().into_iter().next().map(|token| token.span().start().line)
 }
 
+fn test_module_name(item: &Item) -> Option<String> {
+    match item {
+        Item::Mod(module) if module.content.is_none() && is_test_only(item) => Some(module.ident.to_string()),
+        _ => None,
+    }
+}
+
 fn is_test_only(item: &Item) -> bool {
     let attributes = match item {
         Item::Const(item) => &item.attrs,
@@ -170,6 +197,16 @@ mod tests {
         assert_eq!(source.lines_with(&["tokio"]).count(), 0);
         assert!(source.all_words.iter().any(|word| word.text == "tokio"));
         assert_eq!((source.lines, source.lines_before_tests), (7, 3));
+    }
+
+    #[test]
+    fn the_files_of_test_modules_are_known() {
+        let files = |path: &str| {
+            let source = Source::parse(path.into(), "#[cfg(test)]\nmod model;\nmod other;\n").unwrap();
+            source.test_modules().collect::<Vec<_>>()
+        };
+        assert_eq!(files("core/src/ring/mod.rs")[0], Path::new("core/src/ring/model.rs"));
+        assert_eq!(files("core/src/ring.rs")[1], Path::new("core/src/ring/model/mod.rs"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! port, named with a secret in `DIR/control.json`, which only the user who runs the cluster can read.
 
 use super::supervisor::Supervisor;
-use crate::{admin_client, failure::failure};
+use crate::{admin_client, failure, files::write_private};
 use anyhow::Context;
 use axum::{
     Json, Router,
@@ -13,13 +13,14 @@ use axum::{
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 use tokio::net::TcpListener;
+
+/// The one resource there.
+const PATH: &str = "/v1/dev";
 
 /// What to do with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -65,6 +66,13 @@ pub(super) struct Done {
     pub(super) pid: Option<u32>,
 }
 
+/// Why it has not been done.
+#[derive(Debug, Serialize, Deserialize)]
+struct Refused {
+    message: String,
+    advice: String,
+}
+
 /// Where the supervisor listens.
 #[derive(Debug, Serialize, Deserialize)]
 struct Door {
@@ -96,7 +104,7 @@ impl Control {
         let Self { listener, secret, file } = self;
         let _withdrawn = RemoveOnDrop(file);
         let state = (supervisor, Arc::<str>::from(format!("Bearer {secret}")));
-        let app = Router::new().route("/v1/dev", post(obey)).with_state(state);
+        let app = Router::new().route(PATH, post(obey)).with_state(state);
         axum::serve(listener, app).await
     }
 }
@@ -114,10 +122,14 @@ async fn obey(
     State((supervisor, expected)): State<(Arc<Supervisor>, Arc<str>)>,
     headers: HeaderMap,
     Json(command): Json<Command>,
-) -> Result<Json<Done>, (StatusCode, String)> {
+) -> Result<Json<Done>, (StatusCode, Json<Refused>)> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     if given != Some(&*expected) {
-        return Err((StatusCode::FORBIDDEN, "the secret of control.json is needed".into()));
+        let message = "the secret of control.json is needed".to_owned();
+        return Err((
+            StatusCode::FORBIDDEN,
+            Json(Refused { message, advice: "use `rondel dev`".to_owned() }),
+        ));
     }
     let name = command.node.as_str();
     let done = match command.verb {
@@ -133,9 +145,8 @@ async fn obey(
             Ok(Json(Done { node: command.node, pid: node.and_then(|node| node.pid) }))
         }
         Err(error) => {
-            let advice =
-                crate::failure::advice(&error).map(|advice| format!("\n{advice}")).unwrap_or_default();
-            Err((StatusCode::CONFLICT, format!("{error:#}{advice}")))
+            let advice = failure::advice(&error).unwrap_or_default().to_owned();
+            Err((StatusCode::CONFLICT, Json(Refused { message: format!("{error:#}"), advice })))
         }
     }
 }
@@ -146,7 +157,7 @@ async fn obey(
 /// None runs there, or it says why not.
 pub(super) async fn command(dir: &Path, verb: Verb, node: &str) -> anyhow::Result<Done> {
     let none = || {
-        failure(
+        failure::failure(
             format!("no `rondel dev` runs on {}", dir.display()),
             format!("start it with `rondel dev --dir {}`, or give its folder with --dir", dir.display()),
         )
@@ -157,17 +168,14 @@ pub(super) async fn command(dir: &Path, verb: Verb, node: &str) -> anyhow::Resul
         return Err(none());
     }
     let command = Command { verb, node: node.to_owned() };
-    admin_client::post_json(&door.address, "/v1/dev", &door.secret, &command).await
+    let answer = admin_client::post_json(&door.address, PATH, &door.secret, &command).await?;
+    if answer.status == StatusCode::OK {
+        return answer.json(&door.address, PATH);
+    }
+    let refused = answer.json::<Refused>(&door.address, PATH)?;
+    Err(failure::failure(refused.message, refused.advice))
 }
 
 fn door_file(dir: &Path) -> PathBuf {
     dir.join("control.json")
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let _ = fs::remove_file(&draft);
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(bytes)?;
-    fs::rename(&draft, path)
 }

@@ -4,12 +4,15 @@
 //! `DIR/cluster.json` tells other programs what runs now; `DIR/NODE/data` is a node's data directory and
 //! `DIR/NODE/log` its log.
 
-use crate::failure::{Advise, failure};
+use crate::{
+    commands::start::TOKEN_FILE,
+    failure::{Advise, failure},
+    files::replace,
+};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
@@ -124,6 +127,11 @@ impl Layout {
         &self.dir
     }
 
+    /// Where the token that lets nodes in is kept once the cluster has been formed.
+    pub(super) fn token_file(&self) -> PathBuf {
+        self.dir.join(TOKEN_FILE)
+    }
+
     /// The places of the nodes, in order.
     pub(super) fn seats(&self) -> Vec<Seat> {
         (0..self.plan.nodes).map(|index| self.seat(index)).collect()
@@ -183,15 +191,6 @@ pub(crate) fn read_cluster_file(dir: &Path) -> anyhow::Result<Option<ClusterFile
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-/// Replaces a file by a rename, so that no reader sees half of it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    let mut file = fs::File::create(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
 }
 
 fn agree(dir: &Path, plan: Plan, nodes: Option<u16>, base_port: Option<u16>) -> anyhow::Result<()> {

@@ -4,7 +4,9 @@
 //! its id before any other task runs, so a signal never reaches a stranger who was given the same id.
 
 use super::layout::{ClusterFile, ClusterFileNode, Layout, Seat};
-use crate::{admin_client, failure::failure, output::Output, rt};
+use crate::{
+    admin_client, commands::start::TOKEN_FILE, failure::failure, files::write_private, output::Output, rt,
+};
 use anyhow::Context;
 use nix::{
     sys::signal::{Signal, kill},
@@ -91,7 +93,7 @@ impl Supervisor {
         self.check_ports(&self.nodes)?;
         let (first, others) = self.nodes.split_first().context("a cluster has at least one node")?;
         self.spawn(first)?;
-        if !others.is_empty() {
+        if !others.is_empty() && !self.layout.token_file().exists() {
             self.token_written(first).await?;
         }
         for node in others {
@@ -100,7 +102,18 @@ impl Supervisor {
         for node in &self.nodes {
             self.ready(node).await?;
         }
-        Ok(())
+        self.keep_token(first)
+    }
+
+    /// Keeps the token outside of every data directory: a node whose directory is wiped later must come back as one that
+    /// asks to join, not as one that starts another cluster.
+    fn keep_token(&self, first: &Node) -> anyhow::Result<()> {
+        let kept = self.layout.token_file();
+        if kept.exists() || !token_file(&first.seat).exists() {
+            return Ok(());
+        }
+        let keep = fs::read(token_file(&first.seat)).and_then(|token| write_private(&kept, &token));
+        keep.with_context(|| format!("cannot write {}", kept.display()))
     }
 
     /// Starts one node again and waits until it serves.
@@ -249,7 +262,9 @@ impl Supervisor {
     }
 
     fn arguments(&self, seat: &Seat) -> Vec<String> {
+        let kept = self.layout.token_file();
         let join = match self.nodes.first() {
+            _ if kept.exists() => format!("@{}", kept.display()),
             Some(first) if first.seat != *seat => format!("@{}", token_file(&first.seat).display()),
             _ => String::new(),
         };
@@ -377,10 +392,12 @@ impl Node {
 
 /// Where a node that starts a cluster writes the token that lets others in.
 fn token_file(seat: &Seat) -> PathBuf {
-    seat.data.join("join-token")
+    seat.data.join(TOKEN_FILE)
 }
 
 async fn reap(child: &mut Child) -> Option<ExitStatus> {
+    // Held to the end: to wait for a child closes its standard input, which tells a node to stop.
+    let _stdin = child.stdin.take();
     let status: io::Result<ExitStatus> = child.wait().await;
     status.ok()
 }

@@ -4,7 +4,10 @@ use crate::rt;
 use bytes::{Bytes, BytesMut};
 use rondel_proto::riak::{
     Code,
-    messages::{RpbContent, RpbErrorResp, RpbGetReq, RpbGetResp, RpbListKeysReq, RpbListKeysResp, RpbPutReq},
+    messages::{
+        RpbContent, RpbErrorResp, RpbGetReq, RpbGetResp, RpbListKeysReq, RpbListKeysResp, RpbPutReq,
+        RpbPutResp,
+    },
     pbc,
 };
 use std::{
@@ -195,10 +198,14 @@ fn put(contents: &mut Contents, request: RpbPutReq, out: &mut BytesMut) -> Contr
     }
     *version += 1;
     siblings.push(request.content);
+    let heads = RpbPutResp { content: siblings.clone(), ..RpbPutResp::default() };
     if contents.answers_to_lose > 0 {
         contents.answers_to_lose -= 1;
         return ControlFlow::Break(());
     }
-    pbc::put_empty(out, Code::RpbPutResp);
+    match request.return_head {
+        Some(true) => pbc::put(out, &heads).unwrap(),
+        _ => pbc::put_empty(out, Code::RpbPutResp),
+    }
     ControlFlow::Continue(())
 }

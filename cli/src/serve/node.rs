@@ -1,0 +1,162 @@
+//! What the admin listener tells of a node of core.
+
+use super::admin::AdminService;
+use crate::admin_api::{
+    ClusterStatus, Connection, Health, HintsFor, MemberStatus, NodeStatus, Status, StoreStatus,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use rondel_core::{
+    node::{self, Cluster, MemberState, NodeState, StoreState},
+    store::Admission,
+};
+use rondel_proto::id::NodeId;
+
+/// A node, and the metrics that it reports.
+pub(crate) struct NodeAdmin {
+    cluster: Cluster,
+    metrics: PrometheusHandle,
+}
+
+impl NodeAdmin {
+    /// Tells of this node.
+    pub(crate) fn new(cluster: Cluster, metrics: PrometheusHandle) -> Self {
+        Self { cluster, metrics }
+    }
+}
+
+impl AdminService for NodeAdmin {
+    async fn status(&self) -> Status {
+        status(&self.cluster.status())
+    }
+
+    fn health(&self) -> Health {
+        health(&self.cluster.state().borrow())
+    }
+
+    fn metrics(&self) -> String {
+        self.cluster.refresh_metrics();
+        self.metrics.run_upkeep();
+        self.metrics.render()
+    }
+}
+
+fn health(state: &NodeState) -> Health {
+    let reason = match state {
+        NodeState::Serving => None,
+        NodeState::Starting => Some("it is starting".to_owned()),
+        NodeState::Forming { present, needed } => {
+            Some(format!("the cluster is being formed: {present} of {needed} members have joined"))
+        }
+        NodeState::Failed(why) => Some(why.clone()),
+        NodeState::Stopped => Some("it has been stopped".to_owned()),
+    };
+    Health { serving: reason.is_none(), reason }
+}
+
+fn status(status: &node::NodeStatus) -> Status {
+    let name_of = |node: NodeId| {
+        let member = status.members.iter().find(|member| member.node == node);
+        member.map_or_else(|| node.to_string(), |member| member.name.clone())
+    };
+    let (present, needed) = match status.state {
+        NodeState::Forming { present, needed } => (present, Some(needed as u64)),
+        _ => (status.members.len(), None),
+    };
+    let Health { serving, reason } = health(&status.state);
+    Status {
+        node: NodeStatus {
+            id: status.node.to_string(),
+            name: status.name.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            serving,
+            reason,
+            store: store(&status.store),
+            hints: status
+                .hints
+                .iter()
+                .map(|(node, hints)| HintsFor { member: name_of(*node), hints: *hints })
+                .collect(),
+            connections: status
+                .connections
+                .iter()
+                .map(|peer| Connection {
+                    member: name_of(peer.node),
+                    connected: peer.connected,
+                    rtt_us: peer.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                    in_flight: peer.in_flight as u64,
+                    sent_bytes: peer.sent_bytes,
+                    received_bytes: peer.received_bytes,
+                    failures: peer.failures,
+                })
+                .collect(),
+        },
+        cluster: ClusterStatus {
+            name: status.cluster.clone(),
+            lineage: status.lineage.map(|lineage| lineage.to_string()),
+            epoch: status.epoch.map(|epoch| epoch.0),
+            present: present as u64,
+            needed,
+            partitions: status.partitions as u64,
+            replicas: status.replicas.into(),
+            partitions_under_replicated: status.under_replicated as u64,
+            hints_outstanding: status.members.iter().map(|member| member.hints).sum(),
+        },
+        members: members(&status.members),
+    }
+}
+
+fn members(members: &[node::MemberStatus]) -> Vec<MemberStatus> {
+    let mut members = members.iter().map(member).collect::<Vec<_>>();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    members
+}
+
+fn member(member: &node::MemberStatus) -> MemberStatus {
+    let state = match member.state {
+        MemberState::Up => "up",
+        MemberState::Suspect => "suspect",
+        MemberState::Down => "down",
+    };
+    MemberStatus {
+        id: member.node.to_string(),
+        name: member.name.clone(),
+        address: member.addr.to_string(),
+        zone: member.zone.clone(),
+        state: state.to_owned(),
+        slow: member.slow,
+        behind: member.behind,
+        slots: member.slots as u64,
+        hints_kept: member.hints,
+    }
+}
+
+fn store(store: &StoreState) -> StoreStatus {
+    let state = match store.admission {
+        _ if store.failed => "failed",
+        Admission::Open => "ok",
+        Admission::Slow => "slow",
+        Admission::Full => "full",
+        Admission::DiskFull => "disk-full",
+    };
+    StoreStatus {
+        state: state.to_owned(),
+        file_bytes: store.stats.file_bytes,
+        backlog_bytes: store.stats.backlog_bytes,
+        cache_bytes: store.stats.cache_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_serving_node_is_healthy_and_the_others_say_why() {
+        assert_eq!(health(&NodeState::Serving), Health { serving: true, reason: None });
+        let forming = health(&NodeState::Forming { present: 1, needed: 3 });
+        assert_eq!(forming.reason.unwrap(), "the cluster is being formed: 1 of 3 members have joined");
+        let failed = health(&NodeState::Failed("the store has stopped".into()));
+        assert_eq!((failed.serving, failed.reason.as_deref()), (false, Some("the store has stopped")));
+    }
+}
