@@ -124,7 +124,7 @@ fn describe() {
     describe_histogram!(
         "rondel_core_request_seconds",
         Unit::Seconds,
-        "time from a request's arrival at its coordinator to its answer, by service, operation and outcome"
+        "time from a request's arrival at its coordinator to its answer (of a scan: each page), by service, operation and outcome"
     );
     describe_histogram!("rondel_core_lane_batch_jobs", count, "jobs that a lane took up at once");
     describe_counter!(

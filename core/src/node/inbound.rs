@@ -84,11 +84,10 @@ impl Node {
             return;
         };
         let coordinate = head.flags & flags::COORDINATE != 0;
-        if coordinate || head.message == core_message::ABSORB {
-            if let Err(code) = self.shared.admits_writes(service) {
-                request.reply.send(Err(Failure::new(code)));
-                return;
-            }
+        let write = coordinate || head.message == core_message::ABSORB;
+        if write && let Err(code) = self.shared.admits_writes(service) {
+            request.reply.send(Err(Failure::new(code)));
+            return;
         }
         let shared = self.shared.clone();
         let env = self.shared.env.clone();

@@ -22,7 +22,7 @@ pub(crate) use clock::NodeClock;
 pub use config::{Founding, NodeConfig, Origin, REPLICAS_DEFAULT};
 pub use joining::JoinError;
 pub use sequence::ChangeError;
-pub(crate) use shared::{Outgoing, Outlook, Shared};
+pub(crate) use shared::{Admitted, Outgoing, Outlook, Shared};
 pub use start::{Builder, StartError};
 pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StoreState};
 
@@ -269,8 +269,9 @@ impl Node {
     fn on_clash(&self, whose: NodeId) {
         if whose == self.shared.me {
             self.fail(
-                "another process runs on a copy of this node's data directory: stop one of them and give it an empty \
-                 data directory",
+                "the other members know a later run of this node: its data directory was restored from an older copy, or \
+                 another process runs on a copy of it. Stop this one and start it with an empty data directory, or \
+                 stop the other",
             );
         } else {
             tracing::error!(node = %whose, "two processes claim to be one node");

@@ -205,9 +205,10 @@ impl Shared {
     }
 
     /// Whether a new write for a service is welcome, or why not.
-    pub(crate) fn admits_writes(&self, service: usize) -> Result<(), FailureCode> {
+    pub(crate) fn admits_writes(&self, service: usize) -> Result<Admitted, FailureCode> {
         match self.store(self.host.services[service].storage).admission() {
-            Admission::Open | Admission::Slow => Ok(()),
+            Admission::Open => Ok(Admitted::Now),
+            Admission::Slow => Ok(Admitted::Later),
             Admission::Full => Err(FailureCode::Overloaded),
             Admission::DiskFull => Err(FailureCode::NoRoom),
         }
@@ -217,6 +218,13 @@ impl Shared {
     pub(crate) fn outlook(&self, service: u32) -> Outlook {
         Outlook { peers: self.peers(), me: self.me, service, now: self.env.now(), started: self.started }
     }
+}
+
+/// When a new write may begin.
+pub(crate) enum Admitted {
+    Now,
+    /// The backlog is near its bound: a client's write waits a little.
+    Later,
 }
 
 /// A request on its way to one node.

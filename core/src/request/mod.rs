@@ -314,8 +314,8 @@ impl<V: Handle<M>, M: Message> IntoFuture for Request<V, One<M>> {
         Box::pin(async move {
             let plan = self.plan()?;
             let body = checked(self.kind.0.encode())?;
-            let reply = many::one(&self.service.shared, &plan, self.service.index, M::ID, body).await?;
-            Ok(decode::<M::Reply>(reply)?.to_owned())
+            let asked = many::one(&self.service.shared, &plan, self.service.index, M::ID, body);
+            Ok(decode::<M::Reply>(self.timed(asked).await?)?.to_owned())
         })
     }
 }
@@ -328,7 +328,8 @@ impl<V: Handle<M>, M: Message> IntoFuture for Request<V, All<M>> {
         Box::pin(async move {
             let plan = self.plan()?;
             let body = checked(self.kind.0.encode())?;
-            let answers = many::all(&self.service.shared, &plan, self.service.index, M::ID, body).await?;
+            let asked = many::all(&self.service.shared, &plan, self.service.index, M::ID, body);
+            let answers = self.timed(asked).await?;
             let replica = |(node, outcome): (NodeId, Result<Bytes, Failure>)| Replica {
                 node,
                 reply: outcome.and_then(|body| {
@@ -349,8 +350,9 @@ impl<V: Handle<M>, M: Merge> IntoFuture for Request<V, OfQuorum<M>> {
         Box::pin(async move {
             let plan = self.plan()?;
             let body = checked(self.kind.0.encode())?;
-            let replies = many::quorum(&self.service.shared, &plan, self.service.index, M::ID, body).await?;
-            let replies: Result<Vec<_>, _> = replies.into_iter().map(decode::<M::Reply>).collect();
+            let asked = many::quorum(&self.service.shared, &plan, self.service.index, M::ID, body);
+            let replies: Result<Vec<_>, _> =
+                self.timed(asked).await?.into_iter().map(decode::<M::Reply>).collect();
             Ok(M::merge(replies?))
         })
     }
@@ -386,6 +388,17 @@ impl<V: Handle<M>, M: Message> IntoFuture for Request<V, Update<M>> {
 }
 
 impl<V: Vnode, K> Request<V, K> {
+    async fn timed<T>(
+        &self,
+        asked: impl Future<Output = Result<T, RequestError>>,
+    ) -> Result<T, RequestError> {
+        let (shared, index) = (&self.service.shared, self.service.index);
+        let started = shared.env.now();
+        let outcome = asked.await;
+        shared.metrics.services[index].other.finished(outcome.is_ok(), shared.env.now() - started);
+        outcome
+    }
+
     async fn found(&self) -> Result<Found<V::Item>, RequestError> {
         let plan = self.plan()?;
         let (shared, index) = (&self.service.shared, self.service.index);

@@ -338,7 +338,8 @@ impl Reading {
         let complete = self.shared.random_below(COMPLETE_ONE_IN) == 0;
         let waiting = self.asked.iter().any(|asked| asked.state == State::Waiting);
         let disagree = self.stale_owners().next().is_some();
-        if !complete && !disagree && !(waiting && self.merged.is_some()) {
+        let anything_to_do = complete || disagree || (waiting && self.merged.is_some());
+        if !anything_to_do {
             return;
         }
         let env = self.shared.env.clone();

@@ -92,7 +92,11 @@ impl Scan {
             if sender.is_closed() {
                 return;
             }
-            match self.page(partition, node, slots, &cursor).await {
+            let started = self.shared.env.now();
+            let page = self.page(partition, node, slots, &cursor).await;
+            let took = self.shared.env.now() - started;
+            self.shared.metrics.services[self.service].scan.finished(page.is_ok(), took);
+            match page {
                 Ok(page) => {
                     cursor = page.cursor;
                     if !page.rows.is_empty() && sender.send(Ok(page.rows)).await.is_err() {

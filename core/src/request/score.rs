@@ -44,7 +44,9 @@ impl Score {
 
     /// Smaller is better: the mean answer time, weighted by what waits there.
     pub(crate) fn cost(&self) -> u64 {
-        (f64::from(self.mean_us) * f64::from(self.in_flight + 1)) as u64
+        let mean = Duration::try_from_secs_f32(self.mean_us / 1e6).unwrap_or(HEDGE_DELAY_MAX);
+        let cost = mean.as_nanos().saturating_mul(u128::from(self.in_flight) + 1);
+        u64::try_from(cost).unwrap_or(u64::MAX)
     }
 
     /// About the peer's 99th percentile: the mean and four deviations.

@@ -7,7 +7,7 @@
 use super::options::RequestError;
 use crate::{
     mutant::Mutant,
-    node::{Outgoing, Outlook, Shared},
+    node::{Admitted, Outgoing, Outlook, Shared},
     quorum::{Achieved, Ask, AskId, Quorum, Tally, Verdict},
     reply::{Failure, Outcome, ReplyTo},
     ring::{ActiveList, Use},
@@ -32,6 +32,9 @@ use tokio::sync::{mpsc, oneshot};
 /// A replica that has not answered for this long is stood in for, whatever the budget for hedges says: a node that
 /// hangs must not leave a write with one copy less than it will report.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a client's write waits while the store's backlog is near its bound.
+const SLOW_DOWN: Duration = Duration::from_millis(5);
 
 /// A write, before anybody has seen it.
 #[derive(Clone)]
@@ -60,6 +63,11 @@ pub(crate) async fn coordinate(
     message: u16,
     body: Bytes,
 ) -> Result<Written, RequestError> {
+    match shared.admits_writes(spec.service) {
+        Ok(Admitted::Now) => {}
+        Ok(Admitted::Later) => shared.env.sleep(SLOW_DOWN).await,
+        Err(code) => return Err(RequestError::of(Failure::new(code))),
+    }
     shared.hedges.earn();
     let mut replication = Replication::new(shared, topology, spec)?;
     let (early, executed) = oneshot::channel();

@@ -109,7 +109,6 @@ pub struct Registry<V: State> {
 }
 
 pub(crate) struct Handler<V: State> {
-    pub(crate) name: &'static str,
     pub(crate) write: bool,
     pub(crate) run: HandleFn<V>,
 }
@@ -138,7 +137,7 @@ impl<V: Vnode> Registry<V> {
         V: Handle<M>,
     {
         self.enter::<M>();
-        let handler = Handler { name: M::NAME, write: M::WRITE, run: run_handler::<V, M> };
+        let handler = Handler { write: M::WRITE, run: run_handler::<V, M> };
         self.handlers.insert(M::ID, handler);
         self
     }

@@ -95,6 +95,13 @@ impl Host {
     /// Takes a request of another node for a row; scans and coordinated writes are not for here.
     pub(crate) fn request(&self, topology: &Topology, service: usize, request: RowRequest) {
         let RowRequest { head, key, mut body, deadline, reply } = request;
+        if (self.services[service].position)(&key) != head.position {
+            reply.send(Err(Failure::because(
+                FailureCode::BadRequest,
+                "the key does not stand where the request says",
+            )));
+            return;
+        }
         let partition = topology.partition(head.position);
         if let Err(failure) = fence(topology, partition, &head) {
             reply.send(Err(failure));

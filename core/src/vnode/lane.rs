@@ -136,26 +136,25 @@ impl Lane {
 
     async fn next(&mut self, batch: &mut Vec<Job>) -> Event {
         let (durable, memory) = (&mut self.durable, &mut self.memory);
-        loop {
-            let idle = durable.is_idle() && memory.is_idle();
-            tokio::select! { biased;
-                changed = durable.progress.changed(), if !durable.waiting.is_empty() => {
-                    if changed.is_err() { durable.fail(&StoreError::Closed); }
-                    return Event::Progress(Storage::Durable);
-                }
-                changed = memory.progress.changed(), if !memory.waiting.is_empty() => {
-                    if changed.is_err() { memory.fail(&StoreError::Closed); }
-                    return Event::Progress(Storage::Memory);
-                }
-                Some(loaded) = durable.loads.next(), if !durable.loads.is_empty() => {
-                    return Event::Loaded(Storage::Durable, loaded);
-                }
-                Some(loaded) = memory.loads.next(), if !memory.loads.is_empty() => {
-                    return Event::Loaded(Storage::Memory, loaded);
-                }
-                count = self.jobs.recv_many(batch, BATCH_JOBS_MAX), if !self.jobs.is_closed() || !self.jobs.is_empty() || idle => {
-                    return if count == 0 { Event::Closed } else { Event::Jobs };
-                }
+        let idle = durable.is_idle() && memory.is_idle();
+        let open = !self.jobs.is_closed() || !self.jobs.is_empty();
+        tokio::select! { biased;
+            changed = durable.progress.changed(), if !durable.waiting.is_empty() => {
+                if changed.is_err() { durable.fail(&StoreError::Closed); }
+                Event::Progress(Storage::Durable)
+            }
+            changed = memory.progress.changed(), if !memory.waiting.is_empty() => {
+                if changed.is_err() { memory.fail(&StoreError::Closed); }
+                Event::Progress(Storage::Memory)
+            }
+            Some(loaded) = durable.loads.next(), if !durable.loads.is_empty() => {
+                Event::Loaded(Storage::Durable, loaded)
+            }
+            Some(loaded) = memory.loads.next(), if !memory.loads.is_empty() => {
+                Event::Loaded(Storage::Memory, loaded)
+            }
+            count = self.jobs.recv_many(batch, BATCH_JOBS_MAX), if open || idle => {
+                if count == 0 { Event::Closed } else { Event::Jobs }
             }
         }
     }
@@ -259,7 +258,8 @@ impl Lane {
                 }
             }
             Op::Coordinate { message, body, stand_in, early } => {
-                let executed = self.coordinate(index, message, body, call, content, &at, stand_in);
+                let run = Run { message, body, stand_in };
+                let executed = self.coordinate(index, run, call, content, &at);
                 let side = self.side(service.storage);
                 match executed {
                     Ok(executed) => {
@@ -305,13 +305,12 @@ impl Lane {
     fn coordinate(
         &mut self,
         service: usize,
-        message: u16,
-        body: Bytes,
+        run: Run,
         call: Call<'_>,
         content: Content,
         at: &RowKey,
-        stand_in: u16,
     ) -> Result<Executed, Failure> {
+        let Run { message, body, stand_in } = run;
         let context = self.context.clone();
         let (n, request_id, partition) = (call.n, call.request_id, call.partition);
         let of = &context.services[service];
@@ -462,6 +461,13 @@ impl Lane {
             }
         }
     }
+}
+
+/// A message to be coordinated.
+struct Run {
+    message: u16,
+    body: Bytes,
+    stand_in: u16,
 }
 
 /// An item that arrives.

@@ -30,6 +30,8 @@ pub(crate) fn hints_table(code: u32) -> TableId {
     TableId(code | 1)
 }
 
+type OpenFn = Box<dyn Fn(Partition) -> Result<Box<dyn Seat>, BoxError> + Send + Sync>;
+
 /// A service of a node: what the lanes need of it, with its types erased.
 pub(crate) struct Service {
     pub(crate) name: &'static str,
@@ -45,7 +47,7 @@ pub(crate) struct Service {
     pub(crate) check: fn(&Bytes) -> Result<(), BadArchive>,
     pub(crate) digest: fn(&[u8], &Bytes) -> Result<Digest, BadArchive>,
     pub(crate) has_request: fn(&Bytes, RequestId) -> bool,
-    open: Box<dyn Fn(Partition) -> Result<Box<dyn Seat>, BoxError> + Send + Sync>,
+    open: OpenFn,
 }
 
 impl Service {
