@@ -58,6 +58,8 @@ struct Log {
     write: Arc<Notify>,
     /// There may be a memtable to move into the tables.
     flush: Arc<Notify>,
+    /// A group has been written, or the log has stopped.
+    written: Notify,
     /// A segment has been begun.
     prepare: Arc<Notify>,
 }
@@ -102,7 +104,16 @@ impl LogStore {
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(Arc::clone(&segments), config.log, tail, last);
         let queue = Mutex::default();
-        let log = Arc::new(Log { serving, segments, queue, base: last, write, flush, prepare });
+        let log = Arc::new(Log {
+            serving,
+            segments,
+            queue,
+            base: last,
+            write,
+            flush,
+            written: Notify::new(),
+            prepare,
+        });
         env.spawn_thread("store-log", Arc::clone(&log).write(writer));
         env.spawn("store-flush", Arc::clone(&log).flush(files));
         env.spawn("store-prepare", Arc::clone(&log).prepare());
@@ -146,6 +157,7 @@ impl Log {
                     writer = back;
                     self.note_written(batches, written.bytes, written.rolled);
                     self.serving.publish_durable(Lsn(last - self.base));
+                    self.written.notify_waiters();
                 }
                 Err(error) => {
                     self.serving.fail(error);
@@ -153,6 +165,7 @@ impl Log {
                 }
             }
         }
+        self.written.notify_waiters();
     }
 
     fn take_group(&self) -> Vec<Batch> {
@@ -231,11 +244,7 @@ impl Log {
         frozen: &Arc<Memtable>,
     ) -> Result<(), StoreError> {
         // Into the tables only what is durable in the log: they may never be ahead of it.
-        let mut progress = self.serving.progress.subscribe();
-        let reached = progress.wait_for(|now| now.durable >= frozen.last || now.failed.is_some()).await;
-        if reached.map_or(true, |now| now.failed.is_some()) {
-            return Err(StoreError::Stopped);
-        }
+        self.until_durable(frozen.last).await?;
         let applied = self.base + frozen.last.0;
         let first_needed = self.segments().first_needed(applied);
         if self.serving.config.log.breaks(Mutant::EarlyTrim) {
@@ -255,6 +264,20 @@ impl Log {
         self.serving.counts.file_bytes.store(file_bytes, Relaxed);
         self.segments().trim(first_needed);
         Ok(())
+    }
+
+    /// Waits for the log. Not on the progress that others watch: whom that wakes first differs from run to run.
+    async fn until_durable(&self, lsn: Lsn) -> Result<(), StoreError> {
+        loop {
+            let written = self.written.notified();
+            if self.serving.progress.borrow().durable >= lsn {
+                return Ok(());
+            }
+            if self.serving.view.taking() == Taking::Stopped {
+                return Err(StoreError::Stopped);
+            }
+            written.await;
+        }
     }
 
     /// Moves the rows of one file, and its marks, in one transaction.

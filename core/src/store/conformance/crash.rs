@@ -1,14 +1,15 @@
 //! What a store on disk holds after it has lost power, or was killed, at any moment.
 //!
 //! A run goes through several lives of one store on a simulated disk. In each, batches are applied until the power is
-//! cut in the middle of some change of the disk, or at some time, or the process is killed, or the store is closed.
+//! cut in the middle of some change of the disk, or at some time, or the process is killed, or the disk fails, or the
+//! store is closed.
 //! It may die while it opens, too. Whenever it opens, it must hold exactly what some batch of the life before left,
 //! none before the last that was reported durable, and that batch whole.
 
-use super::{Model, collect, random_key, random_write};
+use super::{Model, collect, random_key, random_write, whole};
 use crate::{
     env::{BoxFuture, Env, Rng},
-    store::{Lsn, OpenError, Peek, Progress, Store, Write},
+    store::{Lsn, OpenError, Peek, Progress, Store, StoreError, Write},
     testing::{CrashMode, Sim},
 };
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub struct CrashReport {
     pub found_more: u64,
     /// Openings that found less than what had been applied.
     pub found_less: u64,
+    /// Lives in which an error of the disk stopped the store.
+    pub failed: u64,
 }
 
 impl CrashReport {
@@ -43,6 +46,7 @@ impl CrashReport {
             died_opening: self.died_opening + other.died_opening,
             found_more: self.found_more + other.found_more,
             found_less: self.found_less + other.found_less,
+            failed: self.failed + other.failed,
         }
     }
 }
@@ -101,8 +105,20 @@ impl Lives<'_> {
         if !armed && self.rng.chance(0.5) {
             self.sim.cut_power_after(NODE, self.rng.below(400), self.mode);
         }
+        let faulty = !armed && self.rng.chance(0.25);
+        if faulty {
+            let disk = self.sim.disk(NODE);
+            disk.set_write_error_chance(0.02);
+            disk.set_read_error_chance(0.002);
+        }
         let progress = store.progress();
         self.work(&*store, &progress).await;
+        if faulty {
+            self.assert_stopped(&*store, &progress).await;
+            let disk = self.sim.disk(NODE);
+            disk.set_write_error_chance(0.0);
+            disk.set_read_error_chance(0.0);
+        }
         if self.sim.is_running(NODE) {
             self.end(&*store).await;
         }
@@ -177,6 +193,25 @@ impl Lives<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// If the disk has failed the store, it has stopped for good.
+    async fn assert_stopped(&mut self, store: &dyn Store, progress: &watch::Receiver<Progress>) {
+        let stopped = progress.borrow().clone();
+        if stopped.failed.is_none() || !self.sim.is_running(NODE) {
+            return;
+        }
+        self.report.failed += 1;
+        let at = random_key(&mut self.rng);
+        let batch = self.batch();
+        assert!(
+            matches!(store.apply(batch), Err(StoreError::Stopped)),
+            "a store that has stopped takes nothing"
+        );
+        let range = whole(at.table);
+        assert!(self.unless_died(store.range(range)).await.is_none_or(|slice| slice.is_err()));
+        assert!(self.unless_died(store.close()).await.is_none_or(|closed| closed.is_err()));
+        assert_eq!(progress.borrow().durable, stopped.durable, "nothing becomes durable any more");
     }
 
     async fn look(&mut self, store: &dyn Store) {

@@ -15,6 +15,8 @@ pub enum Mutant {
     EarlyReply,
     /// An opening goes on in the segment that it cut.
     AppendToCut,
+    /// An opening trusts that what it reads of the newest group is durable.
+    UnprovenTail,
     /// A flush does not say how far it brings the tables.
     UnmarkedFlush,
 }

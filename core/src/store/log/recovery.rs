@@ -92,6 +92,10 @@ pub(in crate::store) fn recover(
     if let Some(first) = first {
         needed = chain(&segments, log, first)?;
         found.read(first, &needed)?;
+        // The store files take it one by one: what some of them have must not be gone from the log.
+        if !config.breaks(Mutant::UnprovenTail) {
+            found.prove().map_err(io_error)?;
+        }
     }
     let last = found.next - 1;
     let aside = segments.set_aside(|file| needed.iter().any(|(_, other)| Arc::ptr_eq(&other.0, &file.0)));
@@ -158,13 +162,22 @@ struct Found<'a> {
     next: u64,
     /// Where the last segment ended.
     cut: Option<Tail>,
+    /// Its newest group, and where it begins.
+    unproven: Option<(u64, Vec<u8>)>,
+}
+
+/// The whole groups of a segment, as offsets among its records.
+struct Groups {
+    /// Where the newest begins.
+    newest: usize,
+    end: usize,
 }
 
 impl<'a> Found<'a> {
     fn new(files: &'a StoreFiles, applied: &'a [u64], config: &'a LogConfig) -> Self {
         let next = applied.iter().min().map_or(1, |applied| applied + 1);
         let (rows, recovery) = (Memtable::default(), Recovery::default());
-        Self { files, applied, config, rows, recovery, next, cut: None }
+        Self { files, applied, config, rows, recovery, next, cut: None, unproven: None }
     }
 
     /// Reads segments that should begin with number `first` and have no gap.
@@ -176,10 +189,11 @@ impl<'a> Found<'a> {
             }
             let bytes = file.records().map_err(io_error)?;
             let seed = seed(header, self.config);
-            // What all store files have is read over: the first segment may begin before it.
-            let end = self.read_segment(header.first, &bytes, seed);
+            let Groups { newest, end } = self.read_segment(header.first, &bytes, seed);
             self.recovery.segments += 1;
             self.cut = Some(Tail { header: *header, file: file.clone(), at: RECORDS_AT + end as u64 });
+            // A later segment proves this one durable, and will replace this.
+            self.unproven = Some((RECORDS_AT + newest as u64, bytes[newest..end].to_vec()));
             if let Some(durable) =
                 record::greatest_claim(&bytes[end..], seed).filter(|claim| *claim >= self.next)
             {
@@ -193,9 +207,10 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// Takes the whole groups of a segment; gives the offset at which they end.
-    fn read_segment(&mut self, first: u64, bytes: &[u8], seed: Seed) -> usize {
-        let (mut at, mut end, mut number) = (0, 0, first.saturating_sub(1));
+    /// Takes the whole groups of a segment.
+    fn read_segment(&mut self, first: u64, bytes: &[u8], seed: Seed) -> Groups {
+        let (mut at, mut number) = (0, first.saturating_sub(1));
+        let mut groups = Groups { newest: 0, end: 0 };
         let mut group: Vec<(u64, Change)> = Vec::new();
         while let Some(record) = record::read(&bytes[at..], seed) {
             match record.body {
@@ -208,7 +223,7 @@ impl<'a> Found<'a> {
                     group.push((record.number, change));
                 }
                 Body::Seal { .. } if !group.is_empty() && record.number == number => {
-                    end = at + record.bytes;
+                    groups = Groups { newest: groups.end, end: at + record.bytes };
                     self.take(std::mem::take(&mut group));
                 }
                 Body::Seal { .. } => break,
@@ -219,7 +234,19 @@ impl<'a> Found<'a> {
         if self.config.breaks(Mutant::UnsealedGroup) {
             self.take(group);
         }
-        end
+        groups
+    }
+
+    /// Makes the newest group durable. It may have been read from the memory of the operating system only: its sync
+    /// may have been cut short when the process was killed, or have failed, after which another sync would succeed
+    /// and do nothing. Every older group is durable, or this one would not have been written.
+    fn prove(&self) -> io::Result<()> {
+        if let (Some(tail), Some((at, group))) = (&self.cut, &self.unproven) {
+            tail.file.write_header(&tail.header)?;
+            tail.file.0.write_at(*at, group)?;
+            tail.file.0.sync()?;
+        }
+        Ok(())
     }
 
     /// Takes a group that is whole, but for what the store files have already.

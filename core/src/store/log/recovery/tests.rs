@@ -7,7 +7,7 @@ use crate::{
         RowKey, TableId, key,
         log::writer::{Batch, Writer},
     },
-    testing::Sim,
+    testing::{CrashMode, Sim},
 };
 use rondel_proto::id::Position;
 use std::{path::PathBuf, sync::Mutex};
@@ -17,7 +17,7 @@ const SEAL: usize = 25;
 const ROW: usize = 60;
 
 struct Machine {
-    _sim: Sim,
+    sim: Sim,
     env: Env,
     config: LogConfig,
 }
@@ -35,17 +35,28 @@ impl Machine {
     fn new(mutant: Option<Mutant>) -> Self {
         let sim = Sim::new(1);
         let env = sim.node_env(0);
-        Self { _sim: sim, env, config: LogConfig { segment_bytes: 16 << 10, mutant, ..LogConfig::default() } }
+        Self { sim, env, config: LogConfig { segment_bytes: 16 << 10, mutant, ..LogConfig::default() } }
     }
 
     fn open(&self) -> Life {
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> Result<Life, StoreError> {
         let disk = self.env.disk();
-        let files = StoreFiles::open(&*disk, Path::new("/data"), self.config.store_files, 1 << 20).unwrap();
-        let Recovered { recovery, last, segments, tail } =
-            recover(disk, Path::new("/data/log"), &files, &self.config, 77).unwrap();
+        let files = StoreFiles::open(&*disk, Path::new("/data"), self.config.store_files, 1 << 20)
+            .map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let recovered = recover(disk, Path::new("/data/log"), &files, &self.config, 77)?;
+        let Recovered { recovery, last, segments, tail } = recovered;
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(Arc::clone(&segments), self.config.clone(), tail, last);
-        Life { files, recovery, writer, segments, next: last + 1 }
+        Ok(Life { files, recovery, writer, segments, next: last + 1 })
+    }
+
+    /// Ends the process, and begins another.
+    fn restart(&mut self, end: impl FnOnce(&Self)) {
+        end(self);
+        self.env = self.sim.node_env(0);
     }
 
     /// The log's files, as they were made.
@@ -245,6 +256,35 @@ fn records_of_a_segment_that_was_written_over_do_not_come_back() {
     // With one life in between, the file of the first is written over by the third.
     assert_eq!(older_tail(None, 1), [('c', ROW - SEAL)]);
     assert_eq!(older_tail(Some(Mutant::UnseededChecksum), 1), [('b', ROW), ('c', ROW - SEAL)]);
+}
+
+/// A process is killed before its sync, the next one loses power within its opening, at every point of it: do both
+/// rows of the batch share their fate?
+fn halves_after_a_cut_opening(mutant: Option<Mutant>) -> bool {
+    (0..80).all(|operations| {
+        let mut machine = Machine::new(mutant);
+        machine.config.store_files = 2;
+        let mut life = machine.open();
+        let disk = machine.sim.disk(0);
+        disk.set_ignore_sync(true);
+        let changes = vec![(key(b'a'), Some(Bytes::new())), (key(b'b'), Some(Bytes::new()))];
+        life.writer.append(&[Batch { number: 1, changes }]).unwrap();
+        disk.set_ignore_sync(false);
+        drop(life);
+        machine.restart(|machine| machine.sim.kill(0));
+        machine.sim.cut_power_after(0, operations, CrashMode::LoseAll);
+        drop(machine.try_open());
+        machine.restart(|machine| machine.sim.crash(0, CrashMode::LoseAll));
+        machine.sim.cut_power_after(0, u64::MAX, CrashMode::LoseAll);
+        let rows = machine.open().rows().len();
+        rows == 0 || rows == 2
+    })
+}
+
+#[test]
+fn an_opening_makes_durable_what_it_read_before_it_relies_on_it() {
+    assert!(halves_after_a_cut_opening(None));
+    assert!(!halves_after_a_cut_opening(Some(Mutant::UnprovenTail)));
 }
 
 #[test]
