@@ -83,7 +83,8 @@ failure_codes! {
     StoreFailed = 10, "the node's store has failed";
     /// The connection was lost, or could not be made. Whether the request was done is unknown.
     Disconnected = 11, "the connection to the node was lost";
-    /// The responder was dropped without an answer. Whether the request was done is unknown.
+    /// The responder was dropped without an answer, or the answer can't be sent. Whether the request was done is
+    /// unknown.
     Dropped = 12, "the request was dropped without an answer";
     /// The bytes do not decode; nothing was done.
     BadRequest = 13, "the request does not decode";

@@ -411,13 +411,11 @@ impl Caller {
         let mut held = None;
         if outcome.is_ok() {
             if bytes > FRAME_BYTES_MAX {
-                outcome =
-                    Err(Failure::because(FailureCode::Refused, "the reply is longer than a frame may be"));
+                outcome = unsent("the reply is longer than a frame may be");
             } else {
                 held = self.budget.take(bytes);
                 if held.is_none() {
-                    outcome =
-                        Err(Failure::because(FailureCode::Overloaded, "too many bytes of replies queued"));
+                    outcome = unsent("too many bytes of replies queued");
                 }
             }
             bytes = answer_bytes(&outcome);
@@ -452,6 +450,11 @@ fn frame_bytes(frame: &Frame) -> usize {
         Frame::Reply { body, .. } => COMMON_BYTES + body.len(),
         Frame::Failure { detail, .. } => COMMON_BYTES + detail.len(),
     }
+}
+
+/// What is answered where the true answer can't be sent. The request may have been done: no code that says otherwise.
+fn unsent(why: &str) -> Outcome {
+    Err(Failure::because(FailureCode::Dropped, why))
 }
 
 fn answer_bytes(outcome: &Outcome) -> usize {

@@ -49,7 +49,7 @@ async fn long_frames_travel_beside_the_shared_streams() {
     let too_long = Bytes::from(vec![0; FRAME_BYTES_MAX]);
     assert_eq!(code(one.ask(two.at.node, head(ECHO), too_long).await), FailureCode::NoRoom);
     let grown = one.ask(two.at.node, head(GROW), (64_u32 << 20).to_le_bytes().to_vec()).await;
-    assert_eq!(code(grown), FailureCode::Refused);
+    assert_eq!(code(grown), FailureCode::Dropped);
 }
 
 #[tokio::test]
