@@ -112,7 +112,8 @@ async fn ask(
 
 fn error_of(failure: Failure) -> RequestError {
     match failure.code {
-        FailureCode::Disconnected
+        FailureCode::Unknown
+        | FailureCode::Disconnected
         | FailureCode::Dropped
         | FailureCode::StoreFailed
         | FailureCode::Panicked => RequestError::Unknown,

@@ -203,6 +203,23 @@ impl Requirement {
 }
 
 impl RequestError {
+    /// For an `update`: whether it is certain that nothing was done and that nothing will be, so that asking again does
+    /// no harm even where doing it twice would. Where this is false the update may have been done, in part or in full.
+    #[must_use]
+    pub fn nothing_was_done(&self) -> bool {
+        match self {
+            Self::Unsatisfiable { .. }
+            | Self::TooFewReplicas { .. }
+            | Self::Refused(_)
+            | Self::NotServing(_)
+            | Self::Overloaded
+            | Self::NoRoom
+            | Self::KeyTooLong { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Unmet { .. } | Self::Timeout { .. } | Self::Unknown | Self::Repeated | Self::BadAnswer(_) => false,
+        }
+    }
+
     pub(crate) fn unmet(unmet: Unmet, failures: Vec<(NodeId, Failure)>) -> Self {
         let (requirement, need, have) = match unmet {
             Unmet::Slots { need, have } => (Requirement::Need, need, have),
