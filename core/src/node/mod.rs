@@ -160,6 +160,11 @@ impl Cluster {
         }
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
     /// What the node knows of itself and of the others.
     #[must_use]
     pub fn status(&self) -> NodeStatus {

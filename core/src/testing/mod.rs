@@ -35,17 +35,23 @@
 //! the simulator's touches its world.
 
 mod clock;
+mod cluster;
 mod control;
 mod disk;
 mod executor;
+mod laws;
 mod net;
 mod process;
 mod quic;
+mod rows;
 mod trace;
 
+pub use cluster::{DATA_DIR, Shape, TestCluster, Unsettled};
 pub use control::Control;
 pub use disk::{CrashMode, DiskImage, SimDisk};
+pub use laws::{check_entry_laws, check_state_laws};
 pub use net::{Link, Net, ip, node_of};
+pub use rows::{RowKind, StoredRow};
 
 use crate::env::Rng;
 use clock::{Clock, Nanos, Sleep, nanos};

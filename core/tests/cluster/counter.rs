@@ -2,7 +2,10 @@
 
 use rondel_core::{
     message,
-    proto::{Msg, id::Actor},
+    proto::{
+        Msg,
+        id::{Actor, Incarnation},
+    },
     table::{Entry, Keyed, Read, Update},
     vnode::{Ctx, Refusal, Registry},
     wire,
@@ -22,6 +25,15 @@ pub(crate) struct Add {
 pub(crate) struct Total;
 
 impl Count {
+    /// Counters as replicas of one key can hold them: two actors, each with its own count.
+    pub(crate) fn samples() -> Vec<Self> {
+        let actor = |birth| Actor { incarnation: Incarnation(7), birth };
+        let by = |counts: &[(u64, u64)]| Self {
+            by: counts.iter().map(|(birth, count)| (actor(*birth), *count)).collect(),
+        };
+        vec![by(&[]), by(&[(1, 5)]), by(&[(1, 6), (2, 1)]), by(&[(2, 3)]), by(&[(1, 2), (2, 3), (3, 9)])]
+    }
+
     fn total(&self) -> u64 {
         self.by.iter().map(|(_, count)| count).sum()
     }

@@ -1,6 +1,5 @@
 //! Whole nodes in simulation, with the smallest application there is: a counter table.
 
 mod counter;
-mod harness;
 mod single;
 mod three;
