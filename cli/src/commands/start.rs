@@ -9,7 +9,11 @@ use crate::{
     failure::Advise,
     files::write_private,
     logging,
-    serve::{admin, node::NodeAdmin},
+    serve::{
+        admin,
+        node::NodeAdmin,
+        pbc::{self, KvService, PbLimits, PbMetrics},
+    },
 };
 use anyhow::Context;
 use clap::Args;
@@ -21,7 +25,8 @@ use rondel_core::{
     ring::Bits,
     store::StoreConfig,
 };
-use std::{io, net::SocketAddr, path::Path, sync::Arc};
+use rondel_kv::{Client, KvVnode, VnodeConfig};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     net::TcpListener,
@@ -31,6 +36,8 @@ use tokio::{
 
 /// The file of the data directory in which a founding node leaves the token that lets others in.
 pub(crate) const TOKEN_FILE: &str = "join-token";
+/// How long requests that have begun may take when the node is told to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// From 100 µs to 30 s: the bounds of every latency histogram, in seconds.
 const LATENCY_BOUNDS: [f64; 17] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -115,13 +122,26 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> {
     let ended = end(until_stdin_closes)?;
     let admin_listener = listen("listen.admin", config.admin).await?;
+    let pb_listener = listen("listen.pb", config.pb).await?;
     let (recorder, metrics) = recorder()?;
+    let pb_metrics = PbMetrics::new(&recorder);
     let cluster = start_node(config, recorder).await?;
     if let Some(token) = cluster.join_token() {
         leave_token(&config.dir, &token)?;
     }
     let env = cluster.env().clone();
     let (stop, stopped) = watch::channel(false);
+    let kv = KvService::new(&cluster, Client::new(&cluster, rondel_kv::Config::default()));
+    let pb_served = {
+        let (env, stopped) = (env.clone(), stopped.clone());
+        let (served, done) = tokio::sync::oneshot::channel();
+        env.clone().spawn("pb", async move {
+            pbc::serve(env, pb_listener, kv, PbLimits::default(), pb_metrics, stopped).await;
+            // Nobody waits any more if the node has ended by itself.
+            let _ = served.send(());
+        });
+        done
+    };
     let service = Arc::new(NodeAdmin::new(cluster.clone(), metrics));
     env.spawn("admin", async move {
         if let Err(error) = admin::serve(admin_listener, service, stopped).await {
@@ -131,13 +151,18 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
     tracing::info!(node = cluster.name(), pb = %config.pb, admin = %config.admin, cluster = %config.cluster, "listening");
     ended.await;
     tracing::info!("stopping");
-    cluster.shutdown().await;
     stop.send_replace(true);
+    if env.timeout(DRAIN_MAX, pb_served).await.is_err() {
+        tracing::warn!("clients' requests are cut off: they took longer than {DRAIN_MAX:?}");
+    }
+    cluster.shutdown().await;
     Ok(())
 }
 
 async fn start_node(config: &Config, recorder: PrometheusRecorder) -> anyhow::Result<Cluster> {
-    let builder = Cluster::builder(Env::production(), node_config(config)?).recorder(Arc::new(recorder));
+    let builder = Cluster::builder(Env::production(), node_config(config)?)
+        .service::<KvVnode>(VnodeConfig::default())
+        .recorder(Arc::new(recorder));
     let started = builder.start().await;
     started.with_context(|| format!("cannot start the node in {}", config.dir.display()))
 }

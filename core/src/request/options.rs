@@ -216,7 +216,11 @@ impl RequestError {
             | Self::NoRoom
             | Self::KeyTooLong { .. }
             | Self::TooLarge { .. } => true,
-            Self::Unmet { .. } | Self::Timeout { .. } | Self::Unknown | Self::Repeated | Self::BadAnswer(_) => false,
+            Self::Unmet { .. }
+            | Self::Timeout { .. }
+            | Self::Unknown
+            | Self::Repeated
+            | Self::BadAnswer(_) => false,
         }
     }
 

@@ -16,5 +16,5 @@ pub mod pbc;
 pub mod quorum;
 
 pub use code::{Code, Coded};
-pub use error::RiakError;
+pub use error::{QuorumName, RiakError};
 pub use quorum::QuorumArg;

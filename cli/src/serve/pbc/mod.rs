@@ -7,8 +7,10 @@
 //! Reference: riak_api_pb_listener.erl, riak_api_pb_server.erl.
 
 mod connection;
+mod kv;
 mod metrics;
 
+pub(crate) use kv::KvService;
 pub(crate) use metrics::PbMetrics;
 
 use bytes::{Bytes, BytesMut};
