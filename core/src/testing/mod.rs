@@ -40,6 +40,7 @@ mod control;
 mod disk;
 mod executor;
 mod laws;
+pub mod nemesis;
 mod net;
 mod process;
 mod quic;
