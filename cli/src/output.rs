@@ -61,7 +61,7 @@ impl Output {
     /// Writes an error to standard error.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         let mut text = Vec::new();
-        self.write_error(&format!("{error:#}"), advice(error), &mut text);
+        self.write_error(&message(error), advice(error), &mut text);
         let _ = io::stderr().lock().write_all(&text);
     }
 
@@ -99,6 +99,19 @@ impl Output {
         };
         debug_assert!(written.is_ok(), "a vector takes every byte");
     }
+}
+
+/// The error with its causes, each said once: many errors quote their cause themselves.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 /// Rows under headings, in columns as wide as their widest cell; numbers belong to the right.
@@ -184,6 +197,14 @@ mod tests {
             Output::new(format).write_error(&format!("{error:#}"), advice(&error), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn a_cause_that_an_error_quotes_itself_is_said_once() {
+        let io = || io::Error::other("disk on fire");
+        let quoted = anyhow::Error::from(io()).context("cannot open: disk on fire").context("cannot start");
+        assert_eq!(message(&quoted), "cannot start: cannot open: disk on fire");
+        assert_eq!(message(&anyhow::Error::from(io()).context("cannot open")), "cannot open: disk on fire");
     }
 
     #[test]

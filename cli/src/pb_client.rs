@@ -18,6 +18,7 @@ use tokio::{
 };
 
 /// How long a client waits for the server unless told otherwise: Riak's own limit for a request, and a little more.
+#[cfg(test)]
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(65);
 /// What is read at once. Larger answers make the buffer grow.
 const READ_BYTES: usize = 16 << 10;
@@ -92,6 +93,7 @@ impl PbClient {
     }
 
     /// Whether the server answers.
+    #[cfg(test)]
     pub(crate) async fn ping(&mut self) -> Result<(), PbError> {
         self.call_empty(Code::RpbPingReq, Code::RpbPingResp).await.map(drop)
     }
@@ -119,18 +121,13 @@ impl PbClient {
     }
 
     /// The properties of a bucket.
+    #[cfg(test)]
     pub(crate) async fn bucket_props(
         &mut self,
         request: &RpbGetBucketReq,
     ) -> Result<RpbBucketProps, PbError> {
         let answer: RpbGetBucketResp = self.call(request).await?;
         Ok(answer.props)
-    }
-
-    /// Overrides properties of a bucket.
-    pub(crate) async fn set_bucket_props(&mut self, request: &RpbSetBucketReq) -> Result<(), PbError> {
-        self.send(request).await?;
-        self.receive_last(Code::RpbSetBucketResp).await.map(drop)
     }
 
     /// Lists the keys of a bucket.

@@ -6,9 +6,10 @@
 
 use crate::{
     config::{self, Config, Flags, Join, Layers},
-    failure::Advise,
+    failure::{Advise, failure},
     files::write_private,
     logging,
+    output::message,
     serve::{
         admin,
         node::NodeAdmin,
@@ -21,7 +22,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use rondel_core::{
     env::Env,
     membership::JoinToken,
-    node::{Cluster, Founding, NodeConfig, Origin},
+    node::{Cluster, Founding, NodeConfig, Origin, StartError},
     ring::Bits,
     store::StoreConfig,
 };
@@ -31,7 +32,7 @@ use tokio::{
     io::AsyncReadExt,
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 /// The file of the data directory in which a founding node leaves the token that lets others in.
@@ -123,6 +124,7 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
     let ended = end(until_stdin_closes)?;
     let admin_listener = listen("listen.admin", config.admin).await?;
     let pb_listener = listen("listen.pb", config.pb).await?;
+    let (admin_at, pb_at) = (admin_listener.local_addr()?, pb_listener.local_addr()?);
     let (recorder, metrics) = recorder()?;
     let pb_metrics = PbMetrics::new(&recorder);
     let cluster = start_node(config, recorder).await?;
@@ -130,32 +132,31 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
         leave_token(&config.dir, &token)?;
     }
     let env = cluster.env().clone();
-    let (stop, stopped) = watch::channel(false);
-    let kv = KvService::new(&cluster, Client::new(&cluster, rondel_kv::Config::default()));
-    let pb_served = {
-        let (env, stopped) = (env.clone(), stopped.clone());
-        let (served, done) = tokio::sync::oneshot::channel();
-        env.clone().spawn("pb", async move {
-            pbc::serve(env, pb_listener, kv, PbLimits::default(), pb_metrics, stopped).await;
-            // Nobody waits any more if the node has ended by itself.
-            let _ = served.send(());
-        });
-        done
-    };
+    let (stop_admin, admin_stopped) = watch::channel(false);
     let service = Arc::new(NodeAdmin::new(cluster.clone(), metrics));
     env.spawn("admin", async move {
-        if let Err(error) = admin::serve(admin_listener, service, stopped).await {
+        if let Err(error) = admin::serve(admin_listener, service, admin_stopped).await {
             tracing::error!(%error, "the admin listener has failed");
         }
     });
-    tracing::info!(node = cluster.name(), pb = %config.pb, admin = %config.admin, cluster = %config.cluster, "listening");
+    let (stop_pb, pb_stopped) = watch::channel(false);
+    let kv = KvService::new(&cluster, Client::new(&cluster, rondel_kv::Config::default()));
+    let (served, pb_served) = oneshot::channel();
+    let pb_env = env.clone();
+    env.spawn("pb", async move {
+        pbc::serve(pb_env, pb_listener, kv, PbLimits::default(), pb_metrics, pb_stopped).await;
+        // Nobody waits any more if the node has ended by itself.
+        let _ = served.send(());
+    });
+    tracing::info!(node = cluster.name(), pb = %pb_at, admin = %admin_at, cluster = %cluster.listen_addr(), "listening");
     ended.await;
     tracing::info!("stopping");
-    stop.send_replace(true);
+    stop_pb.send_replace(true);
     if env.timeout(DRAIN_MAX, pb_served).await.is_err() {
         tracing::warn!("clients' requests are cut off: they took longer than {DRAIN_MAX:?}");
     }
     cluster.shutdown().await;
+    stop_admin.send_replace(true);
     Ok(())
 }
 
@@ -163,14 +164,24 @@ async fn start_node(config: &Config, recorder: PrometheusRecorder) -> anyhow::Re
     let builder = Cluster::builder(Env::production(), node_config(config)?)
         .service::<KvVnode>(VnodeConfig::default())
         .recorder(Arc::new(recorder));
-    let started = builder.start().await;
+    let started = builder.start().await.map_err(|error| match error {
+        StartError::Transport(error) => {
+            failure(error, "stop what uses that address, or choose another for listen.cluster or listen.bulk")
+        }
+        StartError::StoreFailed(_) | StartError::Store(_) => {
+            failure(message(&error.into()), "make room on the disk, or mend it, and start the node again")
+        }
+        // The others say themselves what to do.
+        error => error.into(),
+    });
     started.with_context(|| format!("cannot start the node in {}", config.dir.display()))
 }
 
 fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
     let advertised = |listen: SocketAddr| SocketAddr::new(config.advertise, listen.port());
     let any_port = |listen: SocketAddr| listen.port() == 0;
-    let mut node = NodeConfig::new(&config.dir, &config.name);
+    let dir = std::path::absolute(&config.dir).context("cannot tell the working directory")?;
+    let mut node = NodeConfig::new(dir, &config.name);
     node.listen = config.cluster;
     node.bulk_listen = config.bulk;
     node.advertise = (!any_port(config.cluster)).then(|| advertised(config.cluster));
@@ -252,7 +263,7 @@ fn end(until_stdin_closes: bool) -> io::Result<impl Future<Output = ()>> {
 
 async fn stdin_closed() {
     let stdin = std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned();
-    let Ok(stdin) = stdin.and_then(|stdin| tokio::net::unix::pipe::Receiver::from_owned_fd(stdin)) else {
+    let Ok(stdin) = stdin.and_then(tokio::net::unix::pipe::Receiver::from_owned_fd) else {
         tracing::warn!("standard input is no pipe; the node runs until a signal");
         return std::future::pending().await;
     };

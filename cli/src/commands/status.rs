@@ -4,7 +4,7 @@ use crate::{
     admin_api::{Health, Status},
     admin_client,
     failure::failure,
-    output::{Output, Report},
+    output::{Output, Report, message},
     rt,
     targets::AdminHosts,
 };
@@ -46,7 +46,7 @@ async fn first(hosts: &[String], path: &str) -> anyhow::Result<(String, admin_cl
     for host in hosts {
         match admin_client::get(host, path).await {
             Ok(answer) => return Ok((host.clone(), answer)),
-            Err(error) => problems.push(format!("{error:#}")),
+            Err(error) => problems.push(message(&error)),
         }
     }
     Err(failure(

@@ -2,7 +2,7 @@
 //! port, named with a secret in `DIR/control.json`, which only the user who runs the cluster can read.
 
 use super::supervisor::Supervisor;
-use crate::{admin_client, failure, files::write_private};
+use crate::{admin_client, failure, files::write_private, output::message};
 use anyhow::Context;
 use axum::{
     Json, Router,
@@ -146,7 +146,7 @@ async fn obey(
         }
         Err(error) => {
             let advice = failure::advice(&error).unwrap_or_default().to_owned();
-            Err((StatusCode::CONFLICT, Json(Refused { message: format!("{error:#}"), advice })))
+            Err((StatusCode::CONFLICT, Json(Refused { message: message(&error), advice })))
         }
     }
 }

@@ -5,7 +5,12 @@
 
 use super::layout::{ClusterFile, ClusterFileNode, Layout, Seat};
 use crate::{
-    admin_client, commands::start::TOKEN_FILE, failure::failure, files::write_private, output::Output, rt,
+    admin_client,
+    commands::start::TOKEN_FILE,
+    failure::failure,
+    files::write_private,
+    output::{Output, message},
+    rt,
 };
 use anyhow::Context;
 use nix::{
@@ -303,7 +308,7 @@ impl Supervisor {
             match admin_client::get(&admin, "/health").await {
                 Ok(answer) if answer.status.is_success() => Ok(()),
                 Ok(answer) => Err(answer.text()),
-                Err(error) => Err(format!("{error:#}")),
+                Err(error) => Err(message(&error)),
             }
         };
         self.until(node, "does not serve", serves).await

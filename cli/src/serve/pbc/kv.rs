@@ -241,7 +241,6 @@ fn content(sibling: Sibling) -> RpbContent {
         usermeta: user_metadata.into_iter().map(pair).collect(),
         indexes: indexes.into_iter().map(pair).collect(),
         deleted: deleted.then_some(true),
-        ..RpbContent::default()
     }
 }
 
