@@ -47,6 +47,8 @@ impl Inbound for Door {
         if head.service == control_code() {
             node.request_of_control(from, &head, body, reply);
         } else {
+            // Rows keep their keys for long, and this one is a slice of a receive buffer.
+            let key = Bytes::copy_from_slice(&key);
             node.request_of_service(head, RowRequest { head, key, body, deadline, reply });
         }
     }
