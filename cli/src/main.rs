@@ -24,6 +24,10 @@ use clap::Parser;
 use output::Output;
 use std::{env, io, process::ExitCode};
 
+/// A node lives on small messages that one thread allocates and another frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let words = env::args_os().collect::<Vec<_>>();
     let arguments = match Arguments::try_parse_from(&words) {

@@ -116,7 +116,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let config = Config::from_layers(options.layers()?)
         .advise(|| "correct these places; `rondel config describe` tells what each key takes".into())?;
     logging::start(config.log_format, &config.log_filter)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve(&config, options.until_stdin_closes))
 }
 

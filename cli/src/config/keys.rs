@@ -57,6 +57,13 @@ pub(crate) const KEYS: &[Key] = &[
         about: "How many threads run the partitions of this node. One for each core of the machine, at most 8, if empty.",
     },
     Key {
+        name: "node.workers",
+        kind: Kind::Count { min: 1, max: 256 },
+        default: "",
+        about: "How many threads serve the network: clients' connections and those of other nodes. One for each core of the \
+                machine, at most 8, if empty.",
+    },
+    Key {
         name: "listen.pb",
         kind: Kind::Address,
         default: "127.0.0.1:8087",

@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) capacity: u32,
     /// How many threads run its partitions.
     pub(crate) lanes: usize,
+    /// Threads that serve the network.
+    pub(crate) workers: usize,
     /// Where Protocol Buffers clients connect.
     pub(crate) pb: SocketAddr,
     /// Where administrators and Prometheus connect.
@@ -165,6 +167,7 @@ impl Config {
             zone: text(&layers, "node.zone").unwrap_or_default(),
             capacity: number(&layers, "node.capacity"),
             lanes: maybe_number(&layers, "node.lanes").unwrap_or_else(cores),
+            workers: maybe_number(&layers, "node.workers").unwrap_or_else(cores),
             pb: address(&layers, "listen.pb"),
             admin: address(&layers, "listen.admin"),
             cluster,
@@ -274,11 +277,12 @@ fn maybe_number<N: TryFrom<u64>>(layers: &Layers, name: &str) -> Option<N> {
     }
 }
 
-/// More lanes than this compete for the disk and win nothing.
-const LANES_DEFAULT_MAX: usize = 8;
+/// More lanes or workers than this compete with each other and win nothing.
+const THREADS_DEFAULT_MAX: usize = 8;
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(LANES_DEFAULT_MAX))
+/// The cores of this machine, as far as one node makes use of them.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(THREADS_DEFAULT_MAX))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
     store::RowKey,
     topology::Topology,
     vnode::{
-        Digest,
+        Digest, fetch,
         host::{absorb_body, core_message},
     },
 };
@@ -285,9 +285,9 @@ impl Reading {
             return Err(bad("an empty answer to a fetch"));
         }
         match body.get_u8() {
-            0 => Ok((State::Absent, true)),
-            1 => Ok((State::Holds(self.merge(body)?), true)),
-            2 if body.len() == 8 => Ok((State::Holds(Digest(body.get_u64_le())), false)),
+            fetch::ABSENT => Ok((State::Absent, true)),
+            fetch::ITEM => Ok((State::Holds(self.merge(body)?), true)),
+            fetch::DIGEST if body.len() == 8 => Ok((State::Holds(Digest(body.get_u64_le())), false)),
             _ => Err(bad("an answer to a fetch that is neither item nor digest")),
         }
     }

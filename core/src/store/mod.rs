@@ -53,6 +53,14 @@ pub struct Lsn(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableId(pub u32);
 
+impl TableId {
+    /// Whether its values are [`row::Row`]s. The low four bits of a table's number say what it holds, and 0 says that.
+    #[must_use]
+    pub const fn holds_rows(self) -> bool {
+        self.0 & 0xF == 0
+    }
+}
+
 /// Where a row stands. The order of these is the order of the rows.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey {
@@ -82,7 +90,7 @@ pub struct Write {
 /// What memory knows of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peek {
-    /// The row as it is, or that there is none.
+    /// The row as it is, or that there is none. It was written here, or its checksum was tried when it was read.
     Known(Option<Bytes>),
     /// Only the disk knows.
     Unknown,

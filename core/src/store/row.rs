@@ -99,11 +99,26 @@ impl Row {
     /// # Errors
     /// [`RowError`]: the row is present, but not usable.
     pub fn decode(at: &RowKey, bytes: &Bytes) -> Result<Self, RowError> {
-        let (&tag, rest) = bytes.split_first().ok_or(RowError::Corrupt)?;
-        let (sum, rest) = rest.split_at_checked(CHECKSUM_BYTES).ok_or(RowError::Corrupt)?;
-        if checksum(at, tag, rest) != *sum {
+        if !Self::is_sound(at, bytes) {
             return Err(RowError::Corrupt);
         }
+        Self::decode_sound(bytes)
+    }
+
+    /// Whether the bytes are what was written at `at`.
+    #[must_use]
+    pub fn is_sound(at: &RowKey, bytes: &[u8]) -> bool {
+        let Some((&tag, rest)) = bytes.split_first() else { return false };
+        rest.split_at_checked(CHECKSUM_BYTES).is_some_and(|(sum, rest)| checksum(at, tag, rest) == *sum)
+    }
+
+    /// The row of bytes that are known to be sound: see [`Row::is_sound`]. Its body is a slice of `bytes`.
+    ///
+    /// # Errors
+    /// [`RowError`], as far as the bytes show it without their checksum.
+    pub fn decode_sound(bytes: &Bytes) -> Result<Self, RowError> {
+        let (&tag, rest) = bytes.split_first().ok_or(RowError::Corrupt)?;
+        let (_, rest) = rest.split_at_checked(CHECKSUM_BYTES).ok_or(RowError::Corrupt)?;
         let tag = *RowTag::KNOWN.iter().find(|known| known.0 == tag).ok_or(RowError::UnknownTag(tag))?;
         let &[flags, n_val, ref rest @ ..] = rest else { return Err(RowError::Corrupt) };
         let (mine, body) = match flags & FLAG_MINE {

@@ -12,6 +12,7 @@ use super::{
     key,
     memtable::{Change, Memtable},
     merge::{self, Captured},
+    row::Row,
 };
 use bytes::Bytes;
 use rustc_hash::FxHasher;
@@ -181,10 +182,11 @@ impl View {
 
     /// The rows as of now, from the disk if need be. Blocks.
     pub(super) fn read(&self, rows: &[RowKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        rows.iter().map(|at| self.read_one(key::encode(at))).collect()
+        rows.iter().map(|at| self.read_one(at)).collect()
     }
 
-    fn read_one(&self, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+    fn read_one(&self, at: &RowKey) -> Result<Option<Bytes>, StoreError> {
+        let key = key::encode(at);
         let (tables, since) = {
             let state = self.read_state();
             if let Some(row) = state.memtables(&key) {
@@ -196,7 +198,11 @@ impl View {
             return Ok(row);
         }
         let row = tables.get(&key)?;
-        self.fill(key, &row, since);
+        // What memory holds is trusted. A damaged row is read anew each time, and fails each time.
+        let sound = row.as_ref().is_none_or(|row| !at.table.holds_rows() || Row::is_sound(at, row));
+        if sound {
+            self.fill(key, &row, since);
+        }
         Ok(row)
     }
 

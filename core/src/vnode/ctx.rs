@@ -8,7 +8,10 @@ use crate::{
     mutant::{Mutant, Mutants},
     node::NodeClock,
     ring::Partition,
-    store::row::{Body, Row},
+    store::{
+        RowKey,
+        row::{Body, Row},
+    },
 };
 use bytes::Bytes;
 use rondel_proto::{
@@ -67,6 +70,15 @@ pub(crate) enum Content {
     Absent,
     Row(Row),
     Unreadable,
+}
+
+impl Content {
+    /// What the bytes of a row hold. Memory holds sound rows only, so the checksum of a trusted row is not tried again.
+    pub(crate) fn of(at: &RowKey, bytes: Option<&Bytes>, trusted: bool) -> Self {
+        let Some(bytes) = bytes else { return Self::Absent };
+        let row = if trusted { Row::decode_sound(bytes) } else { Row::decode(at, bytes) };
+        row.map_or(Self::Unreadable, Self::Row)
+    }
 }
 
 /// What a request says of itself, to the handler.

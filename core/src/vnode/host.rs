@@ -2,6 +2,8 @@
 //! puts it into the lane's mailbox. It never waits and holds no row.
 
 use super::{
+    ctx::Content,
+    fetch,
     job::{Job, Op},
     lane::{Lane, LaneContext},
     service::{Service, items_table},
@@ -11,7 +13,7 @@ use crate::{
     mutant::Mutant,
     reply::{Failure, FailureCode, ReplyTo},
     ring::Partition,
-    store::RowKey,
+    store::{Peek, RowKey},
     topology::Topology,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -120,6 +122,14 @@ impl Host {
             message => (Op::Message { message, body }, topology.replicas()),
         };
         let at = self.row(service, head.position, key);
+        if let Op::Fetch { digest } = op {
+            let service = &self.services[service];
+            if let Peek::Known(row) = self.context.store(service.storage).peek(&at) {
+                let content = Content::of(&at, row.as_ref(), true);
+                reply.send(fetch::answer(service, &at, &content, digest));
+                return;
+            }
+        }
         self.submit(Job { service, partition, at, op, request_id: head.request_id, n, deadline, reply });
     }
 

@@ -9,6 +9,7 @@
 
 use super::{
     ctx::{Absorbed, Call, Content, DotSource, RowCell},
+    fetch,
     handle::Storage,
     job::{Executed, Job, Op},
     service::{Seat, Service, hints_table},
@@ -57,6 +58,15 @@ pub(crate) struct LaneContext {
     pub(crate) metrics: crate::metrics::LaneMetrics,
     pub(crate) hints: Arc<HintLedger>,
     pub(crate) mutants: Mutants,
+}
+
+impl LaneContext {
+    pub(crate) fn store(&self, storage: Storage) -> &Arc<dyn Store> {
+        match storage {
+            Storage::Durable => &self.durable,
+            Storage::Memory => &self.memory,
+        }
+    }
 }
 
 pub(crate) struct Lane {
@@ -180,10 +190,14 @@ impl Lane {
             return;
         }
         let mut rows = [None, None];
+        let mut trusted = true;
         let mut unknown = None;
         for at in job.rows() {
             let peek = match known {
-                Some((row, value)) if row == at => Peek::Known(side.staged.get(at).unwrap_or(value).clone()),
+                Some((row, value)) if row == at => {
+                    trusted = false;
+                    Peek::Known(side.staged.get(at).unwrap_or(value).clone())
+                }
                 _ => side.peek(at),
             };
             match peek {
@@ -197,12 +211,13 @@ impl Lane {
         }
         match unknown {
             Some(at) => side.park(at, job),
-            None => self.run_job(job, rows),
+            None => self.run_job(job, rows, trusted),
         }
     }
 
-    /// `row` is the row of the job; `hint` is any hint row of its key, where the job asked for those.
-    fn run_job(&mut self, job: Job, [row, hint]: [Option<Bytes>; 2]) {
+    /// `row` is the row of the job; `hint` is any hint row of its key, where the job asked for those. A trusted row
+    /// came from memory, where only sound rows are.
+    fn run_job(&mut self, job: Job, [row, hint]: [Option<Bytes>; 2], trusted: bool) {
         let context = self.context.clone();
         let service = &context.services[job.service];
         if let Op::RemoveHint { expected } = &job.op {
@@ -215,15 +230,11 @@ impl Lane {
             side.answers.push((job.reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)]))));
             return;
         }
-        let content = match row.clone().map(|bytes| Row::decode(&job.at, &bytes)) {
-            None => Content::Absent,
-            Some(Ok(row)) => Content::Row(row),
-            Some(Err(error)) => {
-                context.metrics.unreadable_rows.increment(1);
-                tracing::warn!(service = service.name, row = ?job.at, %error, "a row can't be read; a replica will fill it");
-                Content::Unreadable
-            }
-        };
+        let content = Content::of(&job.at, row.as_ref(), trusted);
+        if matches!(content, Content::Unreadable) {
+            context.metrics.unreadable_rows.increment(1);
+            tracing::warn!(service = service.name, row = ?job.at, "a row can't be read; a replica will fill it");
+        }
         let Job { service: index, partition, at, op, request_id, n, deadline: _, reply } = job;
         let call = Call {
             key: &at.key,
@@ -241,7 +252,7 @@ impl Lane {
                     Content::Unreadable if context.mutants.has(Mutant::CorruptAsNotFound) => {
                         Ok(Bytes::from_static(&[0]))
                     }
-                    content => fetch(service, &at, &content, digest),
+                    content => fetch::answer(service, &at, &content, digest),
                 };
                 reply.send(outcome);
             }
@@ -476,30 +487,6 @@ struct Incoming {
     stand_in: u16,
     /// The sender's actor: always none, but for a mutant.
     mine: Option<Actor>,
-}
-
-/// A replica's answer to a fetch: 0 | 1 item | 2 digest.
-fn fetch(service: &Service, at: &RowKey, content: &Content, digest: bool) -> Outcome {
-    match content {
-        Content::Absent => Ok(Bytes::from_static(&[0])),
-        Content::Row(Row { body: Body::Item(item), .. }) if digest => {
-            let digest =
-                (service.digest)(&at.key, item).map_err(|bad| Failure::because(FailureCode::Corrupt, bad))?;
-            let mut out = BytesMut::with_capacity(9);
-            out.put_u8(2);
-            out.put_u64_le(digest.0);
-            Ok(out.freeze())
-        }
-        Content::Row(Row { body: Body::Item(item), .. }) => {
-            let mut out = BytesMut::with_capacity(1 + item.len());
-            out.put_u8(1);
-            out.put_slice(item);
-            Ok(out.freeze())
-        }
-        Content::Row(Row { body: Body::Hole, .. }) | Content::Unreadable => {
-            Err(Failure::new(FailureCode::Corrupt))
-        }
-    }
 }
 
 /// Where the hint of a slot stands: beside the position, then the slot, then the key.

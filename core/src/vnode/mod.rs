@@ -8,6 +8,7 @@
 //! A node's host finds the vnode of a request and hands the request to the lane that owns it.
 
 mod ctx;
+pub(crate) mod fetch;
 mod handle;
 pub(crate) mod host;
 pub(crate) mod job;

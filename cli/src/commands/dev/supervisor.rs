@@ -285,10 +285,12 @@ impl Supervisor {
             ("cluster.join", join),
             ("cluster.founders", founders.to_string()),
         ];
+        // All nodes share this machine's cores.
+        let share = (crate::config::cores() / self.nodes.len().max(1)).max(1);
+        let shares = ["node.workers", "node.lanes"].map(|key| format!("{key}={share}"));
+        let settings = settings.map(|(key, value)| format!("{key}={value}"));
         let mut arguments = vec!["start".to_owned(), "--until-stdin-closes".to_owned()];
-        for assignment in
-            self.extra.iter().cloned().chain(settings.map(|(key, value)| format!("{key}={value}")))
-        {
+        for assignment in shares.into_iter().chain(self.extra.iter().cloned()).chain(settings) {
             arguments.extend(["--set".to_owned(), assignment]);
         }
         arguments
