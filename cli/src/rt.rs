@@ -9,7 +9,7 @@
 use std::{
     future::Future,
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The time was up first.
@@ -20,6 +20,12 @@ pub(crate) struct Elapsed;
 /// A clock that never goes back.
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Milliseconds since 1970, by a clock that people may set.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Ready after `delay`, to the millisecond.

@@ -5,8 +5,13 @@
 //! counted from when the request was due. A server that stalls then shows the stall in every request that waited for
 //! it, where a closed loop would just have sent fewer (coordinated omission).
 //!
+//! Puts carry the causal context that this run last saw of their key, as an application's would: blind ones would pile
+//! up siblings, and measure those. Two connections that write one key at once still make siblings, which the next
+//! put of that key replaces.
+//!
 //! All connections are driven by the calling task, so that on a machine shared with the nodes the load costs little.
 
+mod contexts;
 mod pace;
 mod report;
 mod workload;
@@ -17,6 +22,8 @@ use crate::{
     rt,
 };
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use contexts::Contexts;
 use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
 use pace::Pace;
 use report::{Answer, BenchReport, Load, Preload, Recorder};
@@ -56,7 +63,7 @@ pub(crate) struct BenchArgs {
     /// The share of gets, 0 to 1; the rest are puts
     #[arg(long, default_value_t = 0.5)]
     pub(crate) read_share: f64,
-    /// Bucket; puts carry no causal context, so one that keeps siblings will collect them
+    /// Bucket
     #[arg(long, default_value = "bench")]
     pub(crate) bucket: String,
     /// Bucket type
@@ -71,9 +78,12 @@ pub(crate) struct BenchArgs {
     /// Requests per second, due at fixed times (open loop); without it every connection is always busy
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// Write every key once before the load
+    /// Write every key once before the load, replacing what is there
     #[arg(long)]
     pub(crate) preload: bool,
+    /// Puts carry no causal context: in a bucket that keeps siblings, each adds one
+    #[arg(long)]
+    pub(crate) blind: bool,
     /// How long a request may take, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeout: u32,
@@ -97,15 +107,17 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
     check(&args)?;
     let server = server_name(&args).await?;
     let workload = Workload::new(&args);
-    let preload = if args.preload { Some(preload(&args, &workload).await?) } else { None };
+    let contexts = Contexts::default();
+    let preload = if args.preload { Some(preload(&args, &workload, &contexts).await?) } else { None };
 
     let pace = Pace::start(args.rate, u64::from(args.warmup), u64::from(args.seconds))?;
     let recorder = RefCell::new(Recorder::new());
-    let drivers: FuturesUnordered<_> =
-        (0..args.connections).map(|index| drive(&args, index, &workload, &pace, &recorder)).collect();
+    let drivers: FuturesUnordered<_> = (0..args.connections)
+        .map(|index| drive(Link::new(&args, index, &contexts), &workload, &pace, &recorder))
+        .collect();
     drivers.collect::<()>().await;
 
-    let load = Load::of(&args, server, preload, pace.not_started());
+    let load = Load::of(&args, server, preload, &pace);
     Ok(recorder.into_inner().report(load))
 }
 
@@ -138,11 +150,10 @@ fn timeout(args: &BenchArgs) -> Duration {
 }
 
 /// One connection: takes what is due, asks, records, until nothing more will be due.
-async fn drive(args: &BenchArgs, index: u32, workload: &Workload, pace: &Pace, recorder: &RefCell<Recorder>) {
-    let mut link = Link::new(args, index);
-    let mut choices = workload.choices(args.seed, index.into());
+async fn drive(mut link: Link<'_>, workload: &Workload, pace: &Pace, recorder: &RefCell<Recorder>) {
+    let mut choices = workload.choices(link.args.seed, link.index.into());
     while let Some(due) = pace.next().await {
-        let operation = choices.next();
+        let operation = choices.next(link.contexts);
         let kind = operation.kind();
         let answer = link.perform(operation).await;
         if pace.is_measured(due) {
@@ -154,21 +165,24 @@ async fn drive(args: &BenchArgs, index: u32, workload: &Workload, pace: &Pace, r
     }
 }
 
-/// Writes every key once, on all connections.
-async fn preload(args: &BenchArgs, workload: &Workload) -> anyhow::Result<Preload> {
+/// Replaces what is under every key, on all connections.
+async fn preload(args: &BenchArgs, workload: &Workload, contexts: &Contexts) -> anyhow::Result<Preload> {
     let started = rt::now();
     let progress = indicatif::ProgressBar::new(args.keys);
     let next_key = Cell::new(0);
     let writers = (0..args.connections).map(|index| {
         let (next_key, progress) = (&next_key, &progress);
         async move {
-            let mut link = Link::new(args, index);
+            let mut link = Link::new(args, index, contexts);
             let mut choices = workload.choices(args.seed, index.into());
             while next_key.get() < args.keys {
                 let key = next_key.replace(next_key.get() + 1);
-                write_surely(&mut link, choices.put(key))
-                    .await
-                    .with_context(|| format!("preload key {key}"))?;
+                if !args.blind {
+                    let looked = do_surely(&mut link, choices.look(key)).await;
+                    looked.with_context(|| format!("look for key {key}"))?;
+                }
+                let written = do_surely(&mut link, choices.put(key, contexts)).await;
+                written.with_context(|| format!("preload key {key}"))?;
                 progress.inc(1);
             }
             anyhow::Ok(())
@@ -179,11 +193,11 @@ async fn preload(args: &BenchArgs, workload: &Workload) -> anyhow::Result<Preloa
     Ok(Preload::new(args.keys, started.elapsed()))
 }
 
-/// Writes until it has worked: a cluster under load may refuse for a while.
-async fn write_surely(link: &mut Link<'_>, put: Operation<'_>) -> Result<(), PbError> {
+/// Asks until it has worked: a cluster under load may refuse for a while.
+async fn do_surely(link: &mut Link<'_>, operation: Operation<'_>) -> Result<(), PbError> {
     let mut attempt = 1;
     loop {
-        match link.perform(put).await {
+        match link.perform(operation).await {
             Ok(_) => return Ok(()),
             Err(error) if attempt == PRELOAD_ATTEMPTS => return Err(error),
             Err(_) => rt::sleep(RECONNECT_DELAY * attempt).await,
@@ -194,20 +208,16 @@ async fn write_surely(link: &mut Link<'_>, put: Operation<'_>) -> Result<(), PbE
 
 /// A connection that is made when it is needed and made anew, to the next host, after it broke.
 struct Link<'a> {
-    hosts: &'a [String],
+    args: &'a BenchArgs,
+    index: u32,
+    contexts: &'a Contexts,
     host: usize,
-    timeout: Duration,
     client: Option<PbClient>,
 }
 
 impl<'a> Link<'a> {
-    fn new(args: &'a BenchArgs, index: u32) -> Self {
-        Self {
-            hosts: &args.hosts,
-            host: index as usize % args.hosts.len(),
-            timeout: timeout(args),
-            client: None,
-        }
+    fn new(args: &'a BenchArgs, index: u32, contexts: &'a Contexts) -> Self {
+        Self { args, index, contexts, host: index as usize % args.hosts.len(), client: None }
     }
 
     async fn perform(&mut self, operation: Operation<'_>) -> Result<Answer, PbError> {
@@ -216,8 +226,14 @@ impl<'a> Link<'a> {
             None => self.connect().await?,
         };
         let answer = match operation {
-            Operation::Get(request) => client.get(request).await.map(|answer| Answer::of_get(&answer)),
-            Operation::Put(request) => client.put(request).await.map(|_| Answer::Done),
+            Operation::Get(key, request) => client.get(request).await.map(|answer| {
+                self.saw(key, answer.vclock.as_ref());
+                Answer::of_get(&answer)
+            }),
+            Operation::Put(key, request) => client.put(request).await.map(|answer| {
+                self.saw(key, answer.vclock.as_ref());
+                Answer::of_put(&answer)
+            }),
         };
         match answer {
             // The server's refusal leaves the connection as it was.
@@ -227,8 +243,16 @@ impl<'a> Link<'a> {
         answer
     }
 
+    /// Remembers a context for the puts to come, if there will be any.
+    fn saw(&self, key: u64, context: Option<&Bytes>) {
+        let writes = self.args.read_share < 1.0 || self.args.preload;
+        if let Some(context) = context.filter(|_| writes && !self.args.blind) {
+            self.contexts.saw(key, context);
+        }
+    }
+
     async fn connect(&mut self) -> Result<PbClient, PbError> {
-        let connected = PbClient::connect(&self.hosts[self.host], self.timeout).await;
+        let connected = PbClient::connect(&self.args.hosts[self.host], timeout(self.args)).await;
         if connected.is_err() {
             self.move_on();
         }
@@ -236,14 +260,14 @@ impl<'a> Link<'a> {
     }
 
     fn move_on(&mut self) {
-        self.host = (self.host + 1) % self.hosts.len();
+        self.host = (self.host + 1) % self.args.hosts.len();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::{Bytes, BytesMut};
+    use bytes::BytesMut;
     use clap::Parser as _;
     use rondel_proto::riak::{Code, RiakError, messages::*, pbc};
     use std::collections::BTreeMap;
@@ -262,7 +286,8 @@ mod tests {
         Line::parse_from(std::iter::once("bench").chain(given.iter().copied())).args
     }
 
-    /// A server in a map; every seventh put is refused.
+    /// A server in a map; every seventh put is refused. A value's context is the number of its write, and a put that
+    /// carries another one is refused, too.
     async fn serve(listener: TcpListener) {
         let objects = RefCell::new(BTreeMap::new());
         let mut connections = FuturesUnordered::new();
@@ -275,7 +300,7 @@ mod tests {
         }
     }
 
-    async fn answer(mut stream: TcpStream, objects: &RefCell<BTreeMap<Bytes, Bytes>>) {
+    async fn answer(mut stream: TcpStream, objects: &RefCell<BTreeMap<Bytes, (u64, Bytes)>>) {
         let (mut received, mut out) = (BytesMut::new(), BytesMut::new());
         let mut puts = 0;
         while stream.read_buf(&mut received).await.unwrap() > 0 {
@@ -283,22 +308,31 @@ mod tests {
                 match Code::from_number(frame.code) {
                     Some(Code::RpbGetReq) => {
                         let get: RpbGetReq = pbc::decode(frame.payload).unwrap();
-                        let content = objects.borrow().get(&get.key).map(|value: &Bytes| RpbContent {
-                            value: value.clone(),
-                            ..RpbContent::default()
+                        let held = objects.borrow().get(&get.key).cloned();
+                        let answer = held.map(|(version, value)| RpbGetResp {
+                            content: vec![RpbContent { value, ..RpbContent::default() }],
+                            vclock: Some(version.to_string().into()),
+                            ..RpbGetResp::default()
                         });
-                        let answer =
-                            RpbGetResp { content: content.into_iter().collect(), ..RpbGetResp::default() };
-                        pbc::put(&mut out, &answer).unwrap();
+                        pbc::put(&mut out, &answer.unwrap_or_default()).unwrap();
                     }
                     Some(Code::RpbPutReq) => {
                         let put: RpbPutReq = pbc::decode(frame.payload).unwrap();
                         puts += 1;
+                        let mut objects = objects.borrow_mut();
+                        let (version, value) = objects.entry(put.key.unwrap()).or_default();
+                        let expected = (*version > 0).then(|| Bytes::from(version.to_string()));
                         if puts % 7 == 0 {
                             pbc::put_error(&mut out, &RiakError::Overload);
+                        } else if put.vclock.is_some() && put.vclock != expected {
+                            pbc::put_error(&mut out, &RiakError::Other("an old context".into()));
                         } else {
-                            objects.borrow_mut().insert(put.key.unwrap(), put.content.value);
-                            pbc::put_empty(&mut out, Code::RpbPutResp);
+                            *version += 1;
+                            *value = put.content.value;
+                            let content =
+                                vec![RpbContent::default(); if put.vclock == expected { 1 } else { 2 }];
+                            let vclock = put.return_head.map(|_| version.to_string().into());
+                            pbc::put(&mut out, &RpbPutResp { content, vclock, key: None }).unwrap();
                         }
                     }
                     Some(Code::RpbGetServerInfoReq) => pbc::put_empty(&mut out, Code::RpbGetServerInfoResp),
@@ -333,6 +367,17 @@ mod tests {
         assert!(report.puts.errors["overload"] > 0, "{report}");
         let gets = report.gets.ops as f64 / (report.gets.ops + report.puts.ops) as f64;
         assert!((0.7..0.9).contains(&gets), "{report}");
+    }
+
+    #[test]
+    fn puts_replace_what_this_run_has_seen_and_blind_ones_do_not() {
+        let load =
+            ["--connections", "1", "--keys", "3", "--warmup", "0", "--seconds", "1", "--read-share", "0"];
+        let seen = bench(&load);
+        assert!(seen.puts.ops > 10 && seen.puts.siblings == 0, "{seen}");
+        assert!(!seen.puts.errors.contains_key("an old context"), "{seen}");
+        let blind = bench(&[&load[..], &["--blind"]].concat());
+        assert_eq!(blind.puts.siblings, blind.puts.ops - 3, "{blind}");
     }
 
     #[test]

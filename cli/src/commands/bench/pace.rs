@@ -20,6 +20,7 @@ const TICK: Duration = Duration::from_micros(100);
 #[derive(Debug)]
 pub(super) struct Pace {
     measure_from: Instant,
+    measure_from_unix_ms: u64,
     end: Instant,
     open: Option<OpenLoop>,
 }
@@ -48,10 +49,16 @@ impl Pace {
     pub(super) fn start(rate: Option<f64>, warmup_seconds: u64, seconds: u64) -> io::Result<Self> {
         let start = rt::now();
         let measure_from = start + Duration::from_secs(warmup_seconds);
+        let measure_from_unix_ms = rt::unix_ms() + 1000 * warmup_seconds;
         let end = measure_from + Duration::from_secs(seconds);
         let open =
             rate.map(|rate| OpenLoop::start(Timetable::new(start, rate, warmup_seconds + seconds), end));
-        Ok(Self { measure_from, end, open: open.transpose()? })
+        Ok(Self { measure_from, measure_from_unix_ms, end, open: open.transpose()? })
+    }
+
+    /// When that is due which is counted first: milliseconds since 1970.
+    pub(super) fn measure_from_unix_ms(&self) -> u64 {
+        self.measure_from_unix_ms
     }
 
     /// When the next request is due: now or in the past. `None` when none will be.
@@ -149,7 +156,12 @@ mod tests {
         let start = rt::now();
         let timetable = Timetable::new(start, 1000.0, 1);
         let open = OpenLoop { timetable, due: Arc::new(Semaphore::new(3)), taken: Cell::new(0) };
-        let pace = Pace { measure_from: start + Duration::from_millis(1), end: start, open: Some(open) };
+        let pace = Pace {
+            measure_from: start + Duration::from_millis(1),
+            measure_from_unix_ms: 0,
+            end: start,
+            open: Some(open),
+        };
         rt::single_threaded().unwrap().block_on(async {
             assert_eq!(pace.next().await, Some(start));
             assert_eq!(pace.next().await, Some(start + Duration::from_millis(1)));

@@ -5,11 +5,12 @@
 
 use super::{
     BenchArgs,
+    pace::Pace,
     workload::{Distribution, Kind},
 };
 use crate::{output::Report, pb_client::PbError};
 use hdrhistogram::Histogram;
-use rondel_proto::riak::messages::RpbGetResp;
+use rondel_proto::riak::messages::{RpbGetResp, RpbPutResp};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -39,6 +40,10 @@ impl Answer {
             1 => Self::Done,
             _ => Self::Siblings,
         }
+    }
+
+    pub(super) fn of_put(answer: &RpbPutResp) -> Self {
+        if answer.content.len() > 1 { Self::Siblings } else { Self::Done }
     }
 }
 
@@ -135,7 +140,7 @@ pub(crate) struct Measured {
     pub(crate) ops_per_s: f64,
     /// Those that found nothing.
     pub(crate) notfound: u64,
-    /// Those that found siblings.
+    /// Those that found siblings, or made them.
     pub(crate) siblings: u64,
     /// Requests without an answer, by the reason.
     pub(crate) errors: BTreeMap<String, u64>,
@@ -162,6 +167,8 @@ pub(crate) struct Load {
     pub(crate) server: String,
     /// How many connections.
     pub(crate) connections: u32,
+    /// When that was measured which was due first: milliseconds since 1970.
+    pub(crate) measured_from_unix_ms: u64,
     /// How long it was measured.
     pub(crate) seconds: u32,
     /// Requests per second, if the loop was open.
@@ -196,13 +203,14 @@ impl Preload {
 }
 
 impl Load {
-    pub(super) fn of(args: &BenchArgs, server: String, preload: Option<Preload>, not_started: u64) -> Self {
+    pub(super) fn of(args: &BenchArgs, server: String, preload: Option<Preload>, pace: &Pace) -> Self {
         Self {
             server,
             connections: args.connections,
+            measured_from_unix_ms: pace.measure_from_unix_ms(),
             seconds: args.seconds,
             rate: args.rate,
-            not_started,
+            not_started: pace.not_started(),
             keys: args.keys,
             distribution: args.distribution,
             value_size: args.value_size,
@@ -319,7 +327,8 @@ mod tests {
 
     fn load() -> Load {
         let args = crate::commands::bench::tests::args(&["--seconds", "2"]);
-        Load::of(&args, "n 2.2.3".into(), None, 3)
+        let pace = Pace::start(None, 0, 2).unwrap();
+        Load { not_started: 3, ..Load::of(&args, "n 2.2.3".into(), None, &pace) }
     }
 
     #[test]

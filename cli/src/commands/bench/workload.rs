@@ -3,7 +3,7 @@
 //! Seeded: the same arguments ask for the same keys in the same order on each connection. Requests are built from
 //! templates; keys and values are slices of buffers that are reused, so that choosing costs next to nothing.
 
-use super::BenchArgs;
+use super::{BenchArgs, contexts::Contexts};
 use bytes::{Bytes, BytesMut};
 use rondel_proto::riak::{
     QuorumArg,
@@ -28,11 +28,11 @@ pub(crate) enum Distribution {
     Zipf,
 }
 
-/// A request to be made.
+/// A request to be made, on the key of that number.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Operation<'a> {
-    Get(&'a RpbGetReq),
-    Put(&'a RpbPutReq),
+    Get(u64, &'a RpbGetReq),
+    Put(u64, &'a RpbPutReq),
 }
 
 /// The two kinds of requests, measured apart.
@@ -45,8 +45,8 @@ pub(super) enum Kind {
 impl Operation<'_> {
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::Get(_) => Kind::Get,
-            Self::Put(_) => Kind::Put,
+            Self::Get(..) => Kind::Get,
+            Self::Put(..) => Kind::Put,
         }
     }
 }
@@ -78,6 +78,7 @@ impl Workload {
             bucket,
             content,
             w: args.w.map(QuorumArg::to_wire),
+            return_head: (!args.blind).then_some(true),
             r#type: bucket_type,
             ..RpbPutReq::default()
         };
@@ -108,21 +109,31 @@ pub(super) struct Choices<'a> {
 }
 
 impl Choices<'_> {
-    pub(super) fn next(&mut self) -> Operation<'_> {
+    pub(super) fn next(&mut self, contexts: &Contexts) -> Operation<'_> {
         let key = self.workload.keys.choose(&mut self.rng);
         if self.rng.f64() < self.workload.read_share {
             self.get.key = self.name(key);
-            Operation::Get(&self.get)
+            self.get.head = None;
+            Operation::Get(key, &self.get)
         } else {
-            self.put(key)
+            self.put(key, contexts)
         }
     }
 
-    pub(super) fn put(&mut self, key: u64) -> Operation<'_> {
+    /// A get of everything but the value.
+    pub(super) fn look(&mut self, key: u64) -> Operation<'_> {
+        self.get.key = self.name(key);
+        self.get.head = Some(true);
+        Operation::Get(key, &self.get)
+    }
+
+    /// A put that replaces what has been seen.
+    pub(super) fn put(&mut self, key: u64, contexts: &Contexts) -> Operation<'_> {
         self.put.key = Some(self.name(key));
+        self.put.vclock = contexts.of(key);
         let start = self.rng.usize(..=NOISE_BYTES);
         self.put.content.value = self.workload.noise.slice(start..start + self.workload.value_bytes);
-        Operation::Put(&self.put)
+        Operation::Put(key, &self.put)
     }
 
     fn name(&mut self, key: u64) -> Bytes {
@@ -256,9 +267,12 @@ mod tests {
         let workload = Workload::new(&args);
         let list = |connection| -> Vec<_> {
             let mut choices = workload.choices(1, connection);
-            let mut record = || match choices.next() {
-                Operation::Get(get) => (Kind::Get, get.key.clone(), get.r, 0),
-                Operation::Put(put) => (Kind::Put, put.key().to_vec().into(), None, put.content.value.len()),
+            let contexts = Contexts::default();
+            let mut record = || match choices.next(&contexts) {
+                Operation::Get(_, get) => (Kind::Get, get.key.clone(), get.r, 0),
+                Operation::Put(_, put) => {
+                    (Kind::Put, put.key().to_vec().into(), None, put.content.value.len())
+                }
             };
             (0..50).map(|_| record()).collect()
         };
