@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool that talks to its user")]
 
+mod bench;
 mod cargo;
 mod ci;
 mod doc;
@@ -35,6 +36,8 @@ enum Task {
     Test(test::Options),
     /// Build the documentation; a warning is an error
     Doc(doc::Options),
+    /// Measure what an operation costs, on a cluster of real processes
+    Bench(bench::Options),
     /// Try the decoders on hostile bytes
     Fuzz(fuzz::Options),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Test(options) => test::run(&options),
         Task::Doc(options) => doc::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match done {
