@@ -192,6 +192,7 @@ fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
     node.lanes = config.lanes;
     node.origin = origin(config)?;
     node.store = StoreConfig {
+        backend: config.store_backend,
         cache_bytes: config.store_cache_bytes,
         page_cache_bytes: config.store_page_cache_bytes,
         backlog_bytes_max: config.store_backlog_bytes_max,

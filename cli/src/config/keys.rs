@@ -127,6 +127,13 @@ pub(crate) const KEYS: &[Key] = &[
         about: "How many copies a new cluster keeps of each partition. Only used by the node that starts it.",
     },
     Key {
+        name: "store.backend",
+        kind: Kind::Choice(&["log", "redb"]),
+        default: "log",
+        about: "What keeps the rows: a commit log with tables behind it, or one plain redb file, which is slower. A data \
+                directory stays with the one that it was made with.",
+    },
+    Key {
         name: "store.cache_bytes",
         kind: Kind::Bytes { min: 1 << 20 },
         default: "64MiB",

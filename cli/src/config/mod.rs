@@ -12,6 +12,7 @@ pub(crate) use value::{Kind, Value};
 
 use crate::output::Format;
 use clap::Args;
+use rondel_core::store::Backend;
 use std::{
     env, fmt, fs, io,
     net::{IpAddr, SocketAddr},
@@ -64,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) partitions: u32,
     /// Copies that a new cluster keeps.
     pub(crate) replicas: u8,
+    /// What keeps the rows.
+    pub(crate) store_backend: Backend,
     /// Memory for rows.
     pub(crate) store_cache_bytes: u64,
     /// Memory for pages.
@@ -181,6 +184,10 @@ impl Config {
             founders: number(&layers, "cluster.founders"),
             partitions: number(&layers, "cluster.partitions"),
             replicas: number(&layers, "cluster.replicas"),
+            store_backend: match text(&layers, "store.backend").as_deref() {
+                Some("redb") => Backend::Redb,
+                _ => Backend::Log,
+            },
             store_cache_bytes: number(&layers, "store.cache_bytes"),
             store_page_cache_bytes: number(&layers, "store.page_cache_bytes"),
             store_backlog_bytes_max: number(&layers, "store.backlog_bytes_max"),

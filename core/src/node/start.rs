@@ -10,7 +10,7 @@ use super::{
     shared::Parts,
 };
 use crate::{
-    env::{Env, WorkLost},
+    env::{Disk, Env, WorkLost},
     handoff::HintLedger,
     liveness::Liveness,
     membership::{
@@ -23,7 +23,9 @@ use crate::{
     mutant::Mutant,
     ring::Occupant,
     sequence::{DecidedFile, Record, Replica},
-    store::{Lsn, MemoryStore, OpenError, Peek, RedbStore, Store, StoreError, Write},
+    store::{
+        Backend, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store, StoreError, Write,
+    },
     table::{Entry, Keyed},
     transport::{self, Identity, Transport, TransportConfig},
     vnode::{DotSource, Service, Storage, Vnode, host::Host, lane::LaneContext},
@@ -66,6 +68,33 @@ pub enum StartError {
     /// The store was opened and failed at once.
     #[error("the store failed: {0}")]
     StoreFailed(#[from] StoreError),
+    /// The directory's rows are kept by another backend.
+    #[error(
+        "the data directory {} was made with the store backend `{}`: start it with that one (`store.backend`)",
+        path.display(),
+        if *found == Backend::Log { "log" } else { "redb" }
+    )]
+    OtherBackend {
+        /// The directory.
+        path: PathBuf,
+        /// What it was made with.
+        found: Backend,
+    },
+    /// The log is damaged where it had been acknowledged.
+    #[error(
+        "the log at {} is damaged: of what this node had acknowledged, batches {from} to {durable} are gone. The other \
+         replicas have them; until a release that can fill a store from its replicas, leave this node down and keep its \
+         data directory",
+        path.display()
+    )]
+    Lost {
+        /// The store.
+        path: PathBuf,
+        /// The first batch that is gone.
+        from: u64,
+        /// The last one that is known to have been acknowledged; 0 if nothing tells.
+        durable: u64,
+    },
     /// It can't listen.
     #[error(transparent)]
     Transport(#[from] transport::StartError),
@@ -77,7 +106,7 @@ pub enum StartError {
     Facts(#[from] FactsTooLong),
     /// Blocking work was lost: the process is ending.
     #[error(transparent)]
-    Lost(#[from] WorkLost),
+    Ended(#[from] WorkLost),
 }
 
 impl Cluster {
@@ -120,8 +149,7 @@ impl Builder {
     pub async fn start(self) -> Result<Cluster, StartError> {
         let Self { env, config, recorder, services } = self;
         let data = open_data_dir(&env, &config.data_dir).await?;
-        let durable: Arc<dyn Store> =
-            Arc::new(RedbStore::open(&env, &config.data_dir.join("store.redb"), config.store.clone()).await?);
+        let durable = open_store(&env, &config).await?;
         tie_store(&env, &data, &durable).await?;
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let services = Arc::new(services);
@@ -196,6 +224,38 @@ impl Builder {
 async fn open_data_dir(env: &Env, path: &Path) -> Result<Arc<DataDir>, StartError> {
     let (inner, path) = (env.clone(), path.to_owned());
     Ok(Arc::new(env.block(move || DataDir::open(&inner, &path)).await??))
+}
+
+async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, StartError> {
+    let (backend, settings) = (config.store.backend, config.store.clone());
+    let path = config.data_dir.join(backend.name_in_directory());
+    let (disk, directory) = (env.disk(), config.data_dir.clone());
+    if let Some(found) =
+        env.block(move || made_with(&*disk, &directory)).await?.filter(|found| *found != backend)
+    {
+        return Err(StartError::OtherBackend { path: config.data_dir.clone(), found });
+    }
+    match backend {
+        Backend::Redb => Ok(Arc::new(RedbStore::open(env, &path, settings).await?)),
+        Backend::Log => {
+            let store = LogStore::open(env, &path, settings).await?;
+            let Recovery { batches, loss, .. } = *store.recovery();
+            if let Some(loss) = loss {
+                return Err(StartError::Lost { path, from: loss.from, durable: loss.durable });
+            }
+            tracing::info!(batches, "the store is open; so many batches came from its log");
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+/// What keeps the rows of a directory, if it has any.
+fn made_with(disk: &dyn Disk, directory: &Path) -> Option<Backend> {
+    if disk.open(&directory.join(Backend::Redb.name_in_directory()), false).is_ok() {
+        return Some(Backend::Redb);
+    }
+    let files = disk.list(&directory.join(Backend::Log.name_in_directory()));
+    files.is_ok_and(|files| !files.is_empty()).then_some(Backend::Log)
 }
 
 /// Makes sure that the store is the one of the directory, and marks a new one.

@@ -184,9 +184,32 @@ pub enum StoreError {
     Closed,
 }
 
+/// What keeps a node's rows on disk. A data directory stays with the one that it was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// A commit log, memtables and redb files behind it: a write is durable after one sync of the log.
+    #[default]
+    Log,
+    /// One redb file: a write is durable after a transaction of it. The reference that the other is compared with.
+    Redb,
+}
+
+impl Backend {
+    /// Where it stands in a data directory.
+    #[must_use]
+    pub const fn name_in_directory(self) -> &'static str {
+        match self {
+            Self::Log => "store",
+            Self::Redb => "store.redb",
+        }
+    }
+}
+
 /// How a store on disk is set up.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
+    /// What keeps the rows.
+    pub backend: Backend,
     /// Bytes of rows kept in memory for reading. Default 64 MiB.
     pub cache_bytes: u64,
     /// Bytes of pages that the tables keep in memory. Default 64 MiB.
@@ -207,6 +230,7 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
+            backend: Backend::default(),
             cache_bytes: 64 << 20,
             page_cache_bytes: 64 << 20,
             backlog_bytes_max: 128 << 20,
