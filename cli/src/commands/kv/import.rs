@@ -60,8 +60,14 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     attempts: u32,
     /// Replicas that must acknowledge: a number, one, quorum, all
-    #[arg(long)]
+    #[arg(long, conflicts_with = "verify")]
     w: Option<QuorumArg>,
+    /// Write nothing: read every record and compare; one that is missing or has other values fails
+    #[arg(long)]
+    verify: bool,
+    /// With --verify, replicas that must answer
+    #[arg(long, requires = "verify")]
+    r: Option<QuorumArg>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -84,6 +90,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
     join_all((0..usize::from(options.concurrency)).map(|index| import.work(&hosts, index))).await;
     import.progress.finish_and_clear();
     let report = Imported {
+        verified: options.verify,
         imported: import.imported.get(),
         failed: import.failed.get(),
         bytes: import.bytes.get(),
@@ -96,7 +103,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
     if report.failed > 0 {
         let all = report.failed + report.imported;
         return Err(failure(
-            format!("{} of {} records were not imported", report.failed, all),
+            format!("{} of {} records were not {}", report.failed, all, report.verb()),
             "the lines are named above; correct or import them again",
         ));
     }
@@ -186,8 +193,24 @@ impl Import<'_> {
         };
         let put = self.put(bucket, &item);
         let persistence = Persistence { attempts: self.options.attempts, despite_refusals: true };
-        match servers.call(persistence, async |client, attempt| write(client, &put, attempt).await).await {
-            Ok(()) => Ok(item.value.len() as u64),
+        let r = self.options.r.map(QuorumArg::to_wire);
+        let done = match self.options.verify {
+            true => {
+                servers
+                    .call(persistence, async |client, _| client.get(&read_of(&put, r)).await.map(Some))
+                    .await
+            }
+            false => {
+                servers
+                    .call(persistence, async |client, attempt| {
+                        write(client, &put, attempt).await.map(|()| None)
+                    })
+                    .await
+            }
+        };
+        match done {
+            Ok(None) => Ok(item.value.len() as u64),
+            Ok(Some(found)) => compare(&put, &found.content).map(|()| item.value.len() as u64),
             Err(gave_up) if gave_up.is_refusal() => {
                 Err(Failed::Record(format!("{}: {}", gave_up.host, gave_up.error)))
             }
@@ -233,22 +256,40 @@ async fn write(client: &mut PbClient, put: &RpbPutReq, attempt: u32) -> Result<(
     if attempt == 1 && client.put(put).await?.content.len() < 2 {
         return Ok(());
     }
-    let read = RpbGetReq {
-        bucket: put.bucket.clone(),
-        key: put.key.clone().unwrap_or_default(),
-        r#type: put.r#type.clone(),
-        timeout: put.timeout,
-        ..RpbGetReq::default()
-    };
-    let found = client.get(&read).await?;
-    let same = |content: &RpbContent| {
-        content.value == put.content.value && content.content_type == put.content.content_type
-    };
-    if found.content.iter().all(same) {
+    let found = client.get(&read_of(put, None)).await?;
+    if found.content.iter().all(|content| says_the_same(content, put)) {
         return client.put(&RpbPutReq { vclock: found.vclock, ..put.clone() }).await.map(drop);
     }
     // What somebody else wrote is not ours to replace, and what the first attempt wrote is there beside it.
     if attempt == 1 { Ok(()) } else { client.put(put).await.map(drop) }
+}
+
+fn read_of(put: &RpbPutReq, r: Option<u32>) -> RpbGetReq {
+    RpbGetReq {
+        bucket: put.bucket.clone(),
+        key: put.key.clone().unwrap_or_default(),
+        r#type: put.r#type.clone(),
+        timeout: put.timeout,
+        r,
+        ..RpbGetReq::default()
+    }
+}
+
+fn says_the_same(content: &RpbContent, put: &RpbPutReq) -> bool {
+    content.value == put.content.value && content.content_type == put.content.content_type
+}
+
+/// Whether what was found is the record and nothing else.
+fn compare(put: &RpbPutReq, found: &[RpbContent]) -> Result<(), Failed> {
+    let key = String::from_utf8_lossy(put.key.as_deref().unwrap_or_default()).into_owned();
+    match found {
+        [] => Err(Failed::Record(format!("`{key}` is not found"))),
+        found if found.iter().all(|content| says_the_same(content, put)) => Ok(()),
+        [_] => Err(Failed::Record(format!("`{key}` has another value"))),
+        found => {
+            Err(Failed::Record(format!("`{key}` has {} siblings, not all of them this record", found.len())))
+        }
+    }
 }
 
 enum Failed {
@@ -285,10 +326,19 @@ impl Lines {
 
 #[derive(Serialize)]
 struct Imported {
+    /// Whether the records were compared instead of written.
+    verified: bool,
+    #[serde(rename = "records")]
     imported: u64,
     failed: u64,
     bytes: u64,
     seconds: f64,
+}
+
+impl Imported {
+    fn verb(&self) -> &'static str {
+        if self.verified { "verified" } else { "imported" }
+    }
 }
 
 impl Report for Imported {
@@ -297,7 +347,8 @@ impl Report for Imported {
         let bytes = indicatif::HumanBytes(self.bytes);
         writeln!(
             out,
-            "imported {} records ({bytes}) in {time}; {} failed",
+            "{} {} records ({bytes}) in {time}; {} failed",
+            self.verb(),
             HumanCount(self.imported),
             HumanCount(self.failed)
         )
@@ -393,6 +444,17 @@ mod tests {
         import(&server, &lines(3), &["--bucket", "b"]).unwrap();
         assert_eq!(server.values("b", "k1"), ["v1"]);
         assert!(server.values("b", "k0").contains(&"of somebody else".to_owned()));
+    }
+
+    #[test]
+    fn a_record_that_is_missing_or_other_fails_to_verify() {
+        let server = TestServer::start_in_background();
+        import(&server, &lines(3), &["--bucket", "b"]).unwrap();
+        import(&server, &lines(3), &["--bucket", "b", "--verify"]).unwrap();
+        server.store("b", "k1", &["of somebody else"]);
+        let error = import(&server, &lines(4), &["--bucket", "b", "--verify"]).unwrap_err();
+        assert_eq!(error.to_string(), "2 of 4 records were not verified");
+        assert_eq!(server.count(), 3);
     }
 
     #[test]
