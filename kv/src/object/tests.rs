@@ -1,9 +1,12 @@
 //! Objects as a key's copies hold them, against a model of events.
 
 use super::*;
-use crate::content::tests::full;
+use crate::{content::tests::full, vnode::KvVnode};
 use proptest::prelude::*;
-use rondel_core::causal::{Actor, Incarnation};
+use rondel_core::{
+    causal::{Actor, Incarnation},
+    testing::check_state_laws,
+};
 use std::collections::BTreeSet;
 
 fn actor(number: u64) -> Actor {
@@ -152,6 +155,16 @@ proptest! {
             let object = Object::written(Some(&copy.object), &VersionVector::new(), written, true);
             prop_assert!(object.bytes() >= object.encode().len());
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn cores_laws_hold_for_the_copies_of_a_key(history in any_history()) {
+        let items: Vec<Object> =
+            copies_of(&history).iter().step_by(3).take(16).map(|copy| copy.object.to_owned()).collect();
+        check_state_laws::<KvVnode>(b"key", &items);
     }
 }
 

@@ -12,8 +12,6 @@ use rondel_kv::{DeleteOptions, Deleted, GetOptions, Need};
 #[test]
 fn a_stand_in_that_has_handed_back_its_copy_overwrites_nothing_later() {
     with_nodes(31, 4, |nodes| async move {
-        let clients =
-            [nodes.client(0).await, nodes.client(1).await, nodes.client(2).await, nodes.client(3).await];
         for round in 0..3u32 {
             for down in 0..4 {
                 let up = (down + 1) % 4;
