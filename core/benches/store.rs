@@ -97,13 +97,13 @@ async fn measure<F: Future<Output = Vec<u32>>>(env: &Env, label: &str, work: imp
     let mut micros = work().await;
     let (elapsed, cpu) = (env.now() - began, cpu_time() - cpu);
     micros.sort_unstable();
-    let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize];
+    let at = |per_mille: usize| micros[(micros.len() - 1) * per_mille / 1000];
     println!(
         "{label} | {:8.0} op/s | p50 {:6} p99 {:6} p99.9 {:6} us | cpu {:6.1} us/op",
         micros.len() as f64 / elapsed.as_secs_f64(),
-        at(0.5),
-        at(0.99),
-        at(0.999),
+        at(500),
+        at(990),
+        at(999),
         cpu.as_secs_f64() * 1e6 / micros.len() as f64,
     );
 }

@@ -145,7 +145,7 @@ mod tests {
     use crate::testing::CrashMode;
     use proptest::prelude::*;
     use rondel_proto::id::Position;
-    use std::future::Future;
+    use std::{future::Future, ops::Range};
 
     /// Small bounds, so that rows leave memory and are read back.
     fn tight() -> StoreConfig {
@@ -269,19 +269,25 @@ mod tests {
 
     #[test]
     fn a_crash_leaves_whole_batches_and_all_that_were_durable() {
-        let report = crash_in_every_mode(12);
+        let report = crash_in_every_mode(0..12);
         assert!(report.deaths > 200 && report.died_opening > 20, "{report:?}");
         assert!(report.found_more > 20 && report.found_less > 20 && report.failed > 20, "{report:?}");
     }
 
-    fn crash_in_every_mode(seeds: u64) -> CrashReport {
+    #[test]
+    #[ignore = "a long run: minutes"]
+    fn many_crashes_leave_whole_batches_and_all_that_were_durable() {
+        crash_in_every_mode(100..700);
+    }
+
+    fn crash_in_every_mode(seeds: Range<u64>) -> CrashReport {
         let open: &OpenIn = &|env| {
             Box::pin(async move {
                 let store = RedbStore::open(&env, Path::new("/data/rows.redb"), tight()).await?;
                 Ok(Arc::new(store) as Arc<dyn Store>)
             })
         };
-        let runs = CrashMode::ALL.iter().flat_map(|mode| (0..seeds).map(|seed| crash(seed, *mode, open)));
+        let runs = CrashMode::ALL.iter().flat_map(|mode| seeds.clone().map(|seed| crash(seed, *mode, open)));
         runs.fold(CrashReport::default(), CrashReport::and)
     }
 }

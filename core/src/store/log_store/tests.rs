@@ -77,6 +77,12 @@ fn a_crash_leaves_whole_batches_and_all_that_were_durable() {
     assert!(report.found_more > 20 && report.found_less > 20 && report.failed > 20, "{report:?}");
 }
 
+#[test]
+#[ignore = "a long run: minutes"]
+fn many_crashes_leave_whole_batches_and_all_that_were_durable() {
+    crash_in_every_mode(100..700, None);
+}
+
 fn crash_in_every_mode(seeds: Range<u64>, mutant: Option<Mutant>) -> CrashReport {
     let runs = seeds.flat_map(|seed| CrashMode::ALL.iter().map(move |mode| (seed, *mode)));
     runs.map(|(seed, mode)| {
