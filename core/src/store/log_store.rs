@@ -17,7 +17,7 @@ use super::{
         mutant::Mutant,
         recovery::{APPLIED_MARK, FIRST_MARK, Recovered, io_error, recover},
         segment::Segments,
-        writer::{Batch, Writer},
+        writer::{Batch, Writer, Written},
     },
     memtable::Memtable,
     serving::Serving,
@@ -60,7 +60,7 @@ struct Log {
     flush: Arc<Notify>,
     /// A group has been written, or the log has stopped.
     written: Notify,
-    /// A segment has been begun.
+    /// The newest segment is half full.
     prepare: Arc<Notify>,
 }
 
@@ -155,7 +155,7 @@ impl Log {
             match self.serving.block(append).await {
                 Ok((back, written)) => {
                     writer = back;
-                    self.note_written(batches, written.bytes, written.rolled);
+                    self.note_written(batches, &written);
                     self.serving.publish_durable(Lsn(last - self.base));
                     self.written.notify_waiters();
                 }
@@ -185,13 +185,15 @@ impl Log {
         }
     }
 
-    fn note_written(&self, batches: u64, bytes: u64, rolled: bool) {
+    fn note_written(&self, batches: u64, written: &Written) {
         let counts = &self.serving.counts;
         counts.commits.fetch_add(1, Relaxed);
         counts.batches.fetch_add(batches, Relaxed);
-        counts.written_bytes.fetch_add(bytes, Relaxed);
-        if rolled {
+        counts.written_bytes.fetch_add(written.bytes, Relaxed);
+        if written.past_middle {
             self.prepare.notify_one();
+        }
+        if written.rolled {
             // The log may have grown enough for a flush, while the same few rows were written over and over.
             self.flush.notify_one();
         }
@@ -345,7 +347,11 @@ impl Log {
 /// The task that makes segment files before they are needed.
 impl Log {
     async fn prepare(self: Arc<Self>) {
-        while self.serving.view.taking() == Taking::Yes {
+        loop {
+            self.prepare.notified().await;
+            if self.serving.view.taking() != Taking::Yes {
+                return;
+            }
             let new = {
                 let mut segments = self.segments();
                 segments.wants_spare().then(|| segments.reserve())
@@ -357,7 +363,6 @@ impl Log {
                     Err(error) => tracing::warn!(%error, "can't prepare a file for the log"),
                 }
             }
-            self.prepare.notified().await;
         }
     }
 }

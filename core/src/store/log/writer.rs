@@ -32,6 +32,8 @@ pub(in crate::store) struct Written {
     pub(in crate::store) bytes: u64,
     /// Whether a segment was begun for it.
     pub(in crate::store) rolled: bool,
+    /// Whether it brought its segment past the middle: the next one will be wanted.
+    pub(in crate::store) past_middle: bool,
 }
 
 impl Writer {
@@ -47,7 +49,7 @@ impl Writer {
     /// Makes a group of batches durable, whole. Blocks.
     pub(in crate::store) fn append(&mut self, group: &[Batch]) -> io::Result<Written> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(Written { bytes: 0, rolled: false });
+            return Ok(Written { bytes: 0, rolled: false, past_middle: false });
         };
         let bytes = record::group_bytes(group.iter().map(|batch| batch.changes.as_slice()));
         // A group larger than a segment gets one to itself, whose file grows.
@@ -64,10 +66,12 @@ impl Writer {
         record::write_seal(&mut self.buffer, seed, last.number, self.durable);
         self.tail.file.0.write_at(self.tail.at, &self.buffer)?;
         self.tail.file.0.sync()?;
+        let middle = self.config.segment_bytes / 2;
+        let past_middle = self.tail.at < middle && self.tail.at + bytes >= middle;
         self.tail.at += bytes;
         self.durable = last.number;
         self.lock().note_written(bytes);
-        Ok(Written { bytes, rolled })
+        Ok(Written { bytes, rolled, past_middle })
     }
 
     /// Where the next group goes, unless it needs a segment of its own.
