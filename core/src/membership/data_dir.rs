@@ -62,6 +62,7 @@ struct Boot {
     alive: Hlc,
     clock_bound: Hlc,
     store_marked: bool,
+    took_part: bool,
 }
 
 /// The row that ties a store's file to its directory.
@@ -105,6 +106,8 @@ impl DataDir {
     pub fn open(env: &Env, path: &Path) -> Result<Self, DataDirError> {
         let disk = env.disk();
         disk.create_dir_all(path).map_err(|error| DataDirError::of_io(path, error))?;
+        // Before the lock, whose file would be left behind in somebody else's directory; and again under it, below.
+        refuse_if_foreign(&disk, path)?;
         let lock = disk.lock(path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => DataDirError::InUse { path: path.to_owned() },
             _ => DataDirError::of_io(path, error),
@@ -256,6 +259,21 @@ impl DataDir {
         self.change_boot(|boot| boot.store_marked = true)
     }
 
+    /// Whether the directory has held the decided sequence: one that is missing now was lost, and to begin another
+    /// would be to forget promises and to put old rows into a new cluster.
+    #[must_use]
+    pub fn took_part(&self) -> bool {
+        self.boot().1.took_part
+    }
+
+    /// Records durably that the decided sequence is kept here. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; final: stop the node.
+    pub fn set_took_part(&self) -> Result<(), DataDirError> {
+        self.change_boot(|boot| boot.took_part = true)
+    }
+
     fn boot(&self) -> MutexGuard<'_, (Durable<Boot>, Boot)> {
         self.boot.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -298,6 +316,15 @@ fn format(env: &Env, disk: &Arc<dyn Disk>, path: &Path) -> Result<Identity, Data
     Durable::create(Arc::clone(disk), &path.join(IDENTITY), &identity)
         .map_err(|error| DataDirError::of_file(path, error))?;
     Ok(identity)
+}
+
+/// Refuses a directory that was never a node's, as far as its names tell.
+fn refuse_if_foreign(disk: &Arc<dyn Disk>, path: &Path) -> Result<(), DataDirError> {
+    let names = disk.list(path).map_err(|error| DataDirError::of_io(path, error))?;
+    match names.contains(&path.join(IDENTITY)) {
+        true => Ok(()),
+        false => refuse_if_not_empty(disk, path),
+    }
 }
 
 fn refuse_if_not_empty(disk: &Arc<dyn Disk>, path: &Path) -> Result<(), DataDirError> {
@@ -346,7 +373,8 @@ fn first_start(
     if files.iter().any(used) {
         return Err(DataDirError::Damaged { path: path.join(BOOT), what: "it is missing".to_owned() });
     }
-    let boot = Boot { store, number: 1, alive: Hlc(0), clock_bound: Hlc(0), store_marked: false };
+    let boot =
+        Boot { store, number: 1, alive: Hlc(0), clock_bound: Hlc(0), store_marked: false, took_part: false };
     let file = Durable::create(Arc::clone(disk), &path.join(BOOT), &boot)
         .map_err(|error| DataDirError::of_file(path, error))?;
     Ok((file, boot))

@@ -165,7 +165,13 @@ pub(super) async fn join(
                 }
                 Ok(JoinReply::Refused(JoinRefusal::Undecided)) => last = JoinRefusal::Undecided.to_string(),
                 Ok(JoinReply::Refused(refusal)) => return Err(JoinError::Refused(refusal)),
-                Err(why) => last = why,
+                Err(why) => {
+                    // Once for each reason: there are many attempts, and somebody may be waiting in front of them.
+                    if why != last {
+                        tracing::warn!(addr = %door.addr, why, "the cluster does not answer; trying again");
+                    }
+                    last = why;
+                }
             }
         }
         env.sleep(JOIN_RETRY).await;

@@ -33,7 +33,7 @@ use crate::{
 use rondel_proto::{
     Message,
     hello::{Hello, Known},
-    id::Incarnation,
+    id::{Incarnation, Lineage},
 };
 use std::{
     path::{Path, PathBuf},
@@ -361,7 +361,12 @@ async fn take_part(
         env.block(move || DecidedFile::open(disk, &path, me)).await??
     };
     if let Some((file, record)) = open {
+        check_cluster(config, data, record.state.lineage)?;
+        took_part(env, data).await?;
         return Ok((Replica::new(record, data.start_nonce()), file));
+    }
+    if data.took_part() {
+        return Err(DataDirError::DecidedMissing { path }.into());
     }
     let at = joining::Addresses::of(config, transport, bulk);
     let record = match &config.origin {
@@ -370,5 +375,23 @@ async fn take_part(
     };
     let written = record.clone();
     let file = env.block(move || DecidedFile::create(disk, &path, &written)).await??;
+    took_part(env, data).await?;
     Ok((Replica::new(record, data.start_nonce()), file))
+}
+
+/// A node that is told to join one cluster does not go on in another.
+fn check_cluster(config: &NodeConfig, data: &DataDir, found: Lineage) -> Result<(), DataDirError> {
+    match &config.origin {
+        Origin::Join(token) if token.lineage() != found => Err(DataDirError::OtherCluster {
+            path: data.path().to_owned(),
+            found: found.to_string(),
+            expected: token.lineage().to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn took_part(env: &Env, data: &Arc<DataDir>) -> Result<(), StartError> {
+    let data = data.clone();
+    Ok(env.block(move || data.set_took_part()).await??)
 }

@@ -221,13 +221,16 @@ mod tests {
             let store = RedbStore::open(&env, &path, tight()).await.unwrap();
             store.apply((0..500).map(|n| row(n, Some("value"))).collect()).unwrap();
             store.close().await.unwrap();
-            let mut bytes = std::fs::read(&path).unwrap();
-            bytes[..4096].fill(0x5a);
-            std::fs::write(&path, bytes).unwrap();
-            let error = RedbStore::open(&env, &path, tight()).await.unwrap_err();
-            assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
-            let text = error.to_string();
-            assert!(text.contains("rows.redb") && text.contains("data directory"), "{text}");
+            let whole = std::fs::read(&path).unwrap();
+            let headless = [&[0x5a; 4096], &whole[4096..]].concat();
+            for bytes in [headless, whole[..whole.len() / 2].to_vec(), vec![]] {
+                std::fs::write(&path, &bytes).unwrap();
+                let error = RedbStore::open(&env, &path, tight()).await.unwrap_err();
+                assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+                let text = error.to_string();
+                assert!(text.contains("rows.redb") && text.contains("data directory"), "{text}");
+                assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged file is evidence");
+            }
         });
     }
 

@@ -63,12 +63,17 @@ impl Tables {
     }
 
     fn open_file(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
+        // redb would make a new database of it.
+        if file.len()? == 0 {
+            return Err(redb::Error::Corrupted("it is empty".to_owned()));
+        }
         let tables = Self::with_cache(file, page_cache_bytes)?;
         match tables.meta(FORMAT_KEY)? {
             Some(FORMAT) => Ok(tables),
-            other => Err(redb::Error::Corrupted(format!(
-                "its layout is {other:?}, and this release knows {FORMAT} only: run the release that wrote it"
+            Some(other) => Err(redb::Error::Corrupted(format!(
+                "its layout is {other}, and this release knows {FORMAT} only: run the release that wrote it"
             ))),
+            None => Err(redb::Error::Corrupted("it is no store of Rondel".to_owned())),
         }
     }
 

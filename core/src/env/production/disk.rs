@@ -4,7 +4,7 @@ use crate::env::{Disk, File};
 use std::{
     fs::{self, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -48,6 +48,8 @@ impl Disk for FileSystem {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // The directory of a name without one is the working directory.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         fs::File::open(path)?.sync_all()
     }
 
@@ -66,7 +68,8 @@ impl Disk for FileSystem {
 }
 
 fn open(path: &Path, create: bool) -> io::Result<fs::File> {
-    OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)
+    // Private even in a directory that somebody else has made: one of the files holds the node's key.
+    OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o600).open(path)
 }
 
 #[derive(Debug)]
@@ -91,5 +94,26 @@ impl File for OpenFile {
 
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_directory_of_a_bare_name_can_be_synced() {
+        FileSystem.sync_dir(Path::new("store.redb").parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn files_and_directories_are_for_this_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, file) = (folder.path().join("data"), folder.path().join("identity"));
+        FileSystem.create_dir_all(&dir).unwrap();
+        FileSystem.open(&file, true).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
     }
 }

@@ -83,6 +83,14 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// What the cluster had decided is gone, and with it what this node has promised.
+    #[error(
+        "{path} is missing: put that file back, or move the directory away and let the node join as a new one"
+    )]
+    DecidedMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory is of another cluster than the one asked for.
     #[error(
         "{path} belongs to the cluster {found}, not to {expected}: start it without a join token to return to its own \

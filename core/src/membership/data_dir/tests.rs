@@ -79,6 +79,17 @@ fn somebody_elses_directory_is_left_alone() {
 }
 
 #[test]
+fn a_directory_remembers_that_it_has_held_the_decided_sequence() {
+    let disk = TestDisk::new();
+    let first = open(&disk, 1).unwrap();
+    assert!(!first.took_part());
+    first.set_took_part().unwrap();
+    drop(first);
+    disk.restart();
+    assert!(open(&disk, 2).unwrap().took_part());
+}
+
+#[test]
 fn data_without_an_identity_is_never_formatted_over() {
     for name in ["boot", "decided", "store.redb"] {
         let disk = TestDisk::new();
