@@ -136,6 +136,9 @@ pub(crate) struct Health {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
+    /// Whether it has withdrawn for good: somebody must act before it serves again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) withdrawn: bool,
 }
 
 impl Report for Status {

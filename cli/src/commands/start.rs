@@ -24,10 +24,10 @@ use rondel_core::{
     membership::JoinToken,
     node::{Cluster, Founding, NodeConfig, Origin, StartError},
     ring::Bits,
-    store::StoreConfig,
+    store::{OpenError, StoreConfig},
 };
 use rondel_kv::{Client, KvVnode, VnodeConfig};
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     net::TcpListener,
@@ -122,13 +122,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> {
-    let ended = end(until_stdin_closes)?;
+    let mut ended = pin!(end(until_stdin_closes)?);
     let admin_listener = listen("listen.admin", config.admin).await?;
     let pb_listener = listen("listen.pb", config.pb).await?;
     let (admin_at, pb_at) = (admin_listener.local_addr()?, pb_listener.local_addr()?);
     let (recorder, metrics) = recorder()?;
     let pb_metrics = PbMetrics::new(&recorder);
-    let cluster = start_node(config, recorder).await?;
+    // A start may take long: a node that joins a cluster waits for it.
+    let cluster = tokio::select! {
+        biased;
+        () = &mut ended => {
+            tracing::info!("stopped before the node had started");
+            return Ok(());
+        }
+        started = start_node(config, recorder) => started?,
+    };
     if let Some(token) = cluster.join_token() {
         leave_token(&config.dir, &token)?;
     }
@@ -169,7 +177,7 @@ async fn start_node(config: &Config, recorder: PrometheusRecorder) -> anyhow::Re
         StartError::Transport(error) => {
             failure(error, "stop what uses that address, or choose another for listen.cluster or listen.bulk")
         }
-        StartError::StoreFailed(_) | StartError::Store(_) => {
+        StartError::StoreFailed(_) | StartError::Store(OpenError::Io { .. }) => {
             failure(message(&error.into()), "make room on the disk, or mend it, and start the node again")
         }
         // The others say themselves what to do.

@@ -94,7 +94,8 @@ mod tests {
         }
 
         fn health(&self) -> Health {
-            Health { serving: self.serving, reason: (!self.serving).then(|| "the store has failed".into()) }
+            let reason = (!self.serving).then(|| "the store has failed".into());
+            Health { serving: self.serving, reason, withdrawn: false }
         }
 
         fn metrics(&self) -> String {

@@ -50,7 +50,7 @@ fn health(state: &NodeState) -> Health {
         NodeState::Failed(why) => Some(why.clone()),
         NodeState::Stopped => Some("it has been stopped".to_owned()),
     };
-    Health { serving: reason.is_none(), reason }
+    Health { serving: reason.is_none(), reason, withdrawn: matches!(state, NodeState::Failed(_)) }
 }
 
 fn status(status: &node::NodeStatus) -> Status {
@@ -62,7 +62,7 @@ fn status(status: &node::NodeStatus) -> Status {
         NodeState::Forming { present, needed } => (present, Some(needed as u64)),
         _ => (status.members.len(), None),
     };
-    let Health { serving, reason } = health(&status.state);
+    let Health { serving, reason, .. } = health(&status.state);
     Status {
         node: NodeStatus {
             id: status.node.to_string(),
@@ -153,10 +153,12 @@ mod tests {
 
     #[test]
     fn only_a_serving_node_is_healthy_and_the_others_say_why() {
-        assert_eq!(health(&NodeState::Serving), Health { serving: true, reason: None });
+        assert_eq!(health(&NodeState::Serving), Health { serving: true, reason: None, withdrawn: false });
         let forming = health(&NodeState::Forming { present: 1, needed: 3 });
+        assert!(!forming.withdrawn, "it has only to wait");
         assert_eq!(forming.reason.unwrap(), "the cluster is being formed: 1 of 3 members have joined");
         let failed = health(&NodeState::Failed("the store has stopped".into()));
         assert_eq!((failed.serving, failed.reason.as_deref()), (false, Some("the store has stopped")));
+        assert!(failed.withdrawn);
     }
 }

@@ -5,6 +5,7 @@
 
 use super::layout::{ClusterFile, ClusterFileNode, Layout, Seat};
 use crate::{
+    admin_api::Health,
     admin_client,
     commands::start::TOKEN_FILE,
     failure::failure,
@@ -63,6 +64,14 @@ struct Node {
 enum Process {
     Running { pid: u32 },
     Ended { status: Option<ExitStatus> },
+}
+
+/// What a node is asked for is not there.
+enum NotReady {
+    /// It may come; this is why it has not.
+    Yet(String),
+    /// It will not come.
+    Ever,
 }
 
 impl Process {
@@ -299,8 +308,8 @@ impl Supervisor {
     /// The node's first act in a new cluster is to write the token that lets the others in.
     async fn token_written(&self, node: &Node) -> anyhow::Result<()> {
         let token = token_file(&node.seat);
-        let written =
-            || std::future::ready(if token.exists() { Ok(()) } else { Err(String::from("it is not there")) });
+        let not_yet = || NotReady::Yet("it is not there".into());
+        let written = || std::future::ready(if token.exists() { Ok(()) } else { Err(not_yet()) });
         self.until(node, "has not written its join token", written).await
     }
 
@@ -309,15 +318,19 @@ impl Supervisor {
         let serves = || async {
             match admin_client::get(&admin, "/health").await {
                 Ok(answer) if answer.status.is_success() => Ok(()),
-                Ok(answer) => Err(answer.text()),
-                Err(error) => Err(message(&error)),
+                Ok(answer) => match answer.json::<Health>(&admin, "/health") {
+                    Ok(Health { withdrawn: true, .. }) => Err(NotReady::Ever),
+                    Ok(Health { reason: Some(reason), .. }) => Err(NotReady::Yet(reason)),
+                    _ => Err(NotReady::Yet(answer.text())),
+                },
+                Err(error) => Err(NotReady::Yet(message(&error))),
             }
         };
         self.until(node, "does not serve", serves).await
     }
 
     /// Asks again and again until the answer is good, the process has ended, or the time is up.
-    async fn until<F: Future<Output = Result<(), String>>>(
+    async fn until<F: Future<Output = Result<(), NotReady>>>(
         &self,
         node: &Node,
         what: &str,
@@ -331,11 +344,12 @@ impl Supervisor {
             }
             match ask().await {
                 Ok(()) => return Ok(()),
-                Err(why) if rt::now() >= give_up => {
+                Err(NotReady::Ever) => return Err(self.failed(node, "has withdrawn from service")),
+                Err(NotReady::Yet(why)) if rt::now() >= give_up => {
                     let within = READY_WITHIN.as_secs();
                     return Err(self.failed(node, &format!("{what} within {within} s: {why}")));
                 }
-                Err(_) => rt::sleep(ASK_EVERY).await,
+                Err(NotReady::Yet(_)) => rt::sleep(ASK_EVERY).await,
             }
         }
     }
