@@ -59,7 +59,10 @@ struct Task {
     aborted: bool,
 }
 
-/// Tasks that want to be polled, and the stream that picks among them.
+/// Tasks that want to be polled, in the order of their numbers, and the stream that picks among them.
+///
+/// Not in the order in which they were woken: one step may wake several, and some primitives (`tokio::sync::watch`)
+/// do that in an order of their own, which differs from run to run.
 struct Ready(Mutex<(Vec<TaskId>, Rng)>);
 
 struct TaskWaker {
@@ -82,7 +85,9 @@ impl Wake for TaskWaker {
 
 impl Ready {
     fn push(&self, id: TaskId) {
-        lock(&self.0).0.push(id);
+        let tasks = &mut lock(&self.0).0;
+        let at = tasks.partition_point(|other| *other < id);
+        tasks.insert(at, id);
     }
 
     fn pick(&self) -> Option<TaskId> {
@@ -90,7 +95,7 @@ impl Ready {
         match tasks.len() {
             0 => None,
             1 => tasks.pop(),
-            len => Some(tasks.swap_remove(rng.index(len))),
+            len => Some(tasks.remove(rng.index(len))),
         }
     }
 }
@@ -163,7 +168,7 @@ impl Tasks {
 
     /// Wakes tasks that were set aside while their node was paused.
     pub(super) fn unpark(&self, parked: Vec<TaskId>) {
-        lock(&self.ready.0).0.extend(parked);
+        parked.into_iter().for_each(|id| self.ready.push(id));
     }
 
     /// Drops all tasks of a process, oldest slot first, and says how many there were. A task that is just being

@@ -49,3 +49,30 @@ fn a_node_that_was_down_gets_what_it_missed_as_soon_as_it_returns() {
     });
     assert_eq!(sim.panicked_work(), 0);
 }
+
+#[test]
+fn one_seed_takes_one_course_whole_nodes_included() {
+    let run = || {
+        let sim = Sim::new(17);
+        let cluster = counters(&sim);
+        sim.run_until(async {
+            cluster.form().await;
+            let counts = cluster.node(0).await.table::<Count>();
+            for key in 0..30 {
+                counts.update(format!("key-{}", key % 7), Add { amount: 1 }).await.unwrap();
+            }
+            cluster.kill(2);
+            for key in 0..30 {
+                counts.update(format!("key-{}", key % 7), Add { amount: 1 }).await.unwrap();
+            }
+            cluster.restart(2);
+            cluster.node(2).await.serving().await.unwrap();
+            sim.sleep(Duration::from_secs(10)).await;
+        });
+        sim.trace_hash()
+    };
+    let first = run();
+    for _ in 0..3 {
+        assert_eq!(run(), first);
+    }
+}
