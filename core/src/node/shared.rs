@@ -12,7 +12,7 @@ use crate::{
     transport::Transport,
     vnode::{
         Storage,
-        host::{Host, RowRequest},
+        host::{Host, RowRequest, core_message},
     },
 };
 use bytes::Bytes;
@@ -54,6 +54,9 @@ impl PeerStatus {
 const BEHIND_MAX: Duration = Duration::from_secs(60);
 /// What a peer says of its hints may have been on its way for this long.
 const FACTS_AGE_MAX: Duration = Duration::from_secs(5);
+/// How long a request waits before it is sent once more over a new connection: longer than the first pause between
+/// two attempts to connect.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Shards of the maps that many threads look into. Fixed: a simulation runs alike on every machine.
 pub(crate) const MAP_SHARDS: usize = 16;
 
@@ -171,15 +174,31 @@ impl Shared {
         if to == self.me {
             return self.send_to_self(service, message, reply);
         }
-        let Outgoing { head, key, body, deadline } = message;
+        let once_more = core_message::ALL.iter().any(|(harmless, _)| *harmless == message.head.message);
+        self.send_to_peer(to, message, once_more, reply);
+    }
+
+    /// Core's own messages do no harm twice. One that a lost connection took along is sent once more: the peer may have
+    /// been restarted, and be there again.
+    fn send_to_peer(self: &Arc<Self>, to: NodeId, message: Outgoing, once_more: bool, reply: ReplyTo) {
         let sent = self.env.now();
-        let head = Head { deadline_us: micros_until(deadline, sent), ..head };
+        let head = Head { deadline_us: micros_until(message.deadline, sent), ..message.head };
+        let (key, body) = (message.key.clone(), message.body.clone());
         self.scores.entry(to).or_default().sent();
         let shared = self.clone();
         let reply = ReplyTo::new(move |outcome: Outcome| {
             let after = outcome.is_ok().then(|| shared.env.now().saturating_duration_since(sent));
             shared.scores.entry(to).or_default().answered(after);
-            reply.send(outcome);
+            let lost = matches!(&outcome, Err(failure) if failure.code == FailureCode::Disconnected);
+            if lost && once_more && shared.env.now() + RECONNECT_PAUSE < message.deadline {
+                let env = shared.env.clone();
+                env.clone().spawn("send-again", async move {
+                    env.sleep(RECONNECT_PAUSE).await;
+                    shared.send_to_peer(to, message, false, reply);
+                });
+            } else {
+                reply.send(outcome);
+            }
         });
         self.transport.request(to, head, &key, body, reply);
     }
