@@ -141,6 +141,19 @@ pub(crate) struct Health {
     pub(crate) withdrawn: bool,
 }
 
+impl Status {
+    /// Takes in what another node of the same cluster says of its own hints.
+    pub(crate) fn take_in(&mut self, other: &Self) {
+        if other.cluster.lineage != self.cluster.lineage {
+            return;
+        }
+        if let Some(member) = self.members.iter_mut().find(|member| member.id == other.node.id) {
+            member.hints_kept = other.node.hints.iter().map(|kept| kept.hints).sum();
+        }
+        self.cluster.hints_outstanding = self.members.iter().map(|member| member.hints_kept).sum();
+    }
+}
+
 impl Report for Status {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         self.cluster.text(out)?;
@@ -281,6 +294,19 @@ pub(crate) mod tests {
         let text = text(&status);
         assert!(text.starts_with("the cluster is being formed: 2 of 3 members have joined\n"), "{text}");
         assert!(text.ends_with("node1 does not serve: it waits for the other founders\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_node_says_of_its_own_hints_counts_more_than_hearsay() {
+        let (mut asked, mut other) = (sample(), sample());
+        other.node.id = "id of node2".into();
+        other.node.hints = vec![HintsFor { member: "node1".into(), hints: 5 }];
+        asked.take_in(&other);
+        assert_eq!((asked.members[1].hints_kept, asked.cluster.hints_outstanding), (5, 17));
+        other.cluster.lineage = Some("another".into());
+        other.node.hints.clear();
+        asked.take_in(&other);
+        assert_eq!(asked.cluster.hints_outstanding, 17);
     }
 
     #[test]

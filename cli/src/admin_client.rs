@@ -47,7 +47,15 @@ impl Answer {
 /// # Errors
 /// There is nobody, or no answer in time.
 pub(crate) async fn get(address: &str, path: &str) -> anyhow::Result<Answer> {
-    send(address, Request::get(path).body(Full::default())?).await
+    get_within(address, path, TIMEOUT).await
+}
+
+/// As [`get`], with a limit of one's own.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) async fn get_within(address: &str, path: &str, limit: Duration) -> anyhow::Result<Answer> {
+    send_within(address, Request::get(path).body(Full::default())?, limit).await
 }
 
 /// Sends a JSON value with a secret; the answer may take as long as it wants.
@@ -65,10 +73,6 @@ pub(crate) async fn post_json(
         .header(header::AUTHORIZATION, format!("Bearer {secret}"))
         .body(Full::from(serde_json::to_vec(body)?))?;
     send_within(address, request, Duration::MAX).await
-}
-
-async fn send(address: &str, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
-    send_within(address, request, TIMEOUT).await
 }
 
 async fn send_within(

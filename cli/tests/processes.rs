@@ -1,5 +1,7 @@
 //! What only real processes can show: signals, restarts, and what the command line says when something is wrong.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 use serde_json::Value;
 use std::{
     fs,

@@ -9,7 +9,14 @@ use crate::{
     targets::AdminHosts,
 };
 use clap::Args;
-use std::io::{self, Write};
+use futures_util::future::join_all;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+/// How long one node may take to tell its status: a frozen one must not hold up the others.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Whom to ask for what.
 #[derive(Args, Debug)]
@@ -21,7 +28,7 @@ pub(crate) struct Options {
     hosts: AdminHosts,
 }
 
-/// Asks one node after another until one answers.
+/// Asks, and shows the answer.
 pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
     let hosts = options.hosts.resolve()?;
     rt::single_threaded()?.block_on(async {
@@ -36,9 +43,32 @@ pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
                 _ => Ok(()),
             };
         }
-        let (host, answer) = first(&hosts, "/v1/status").await?;
-        Ok(output.report(&answer.json::<Status>(&host, "/v1/status")?)?)
+        Ok(output.report(&status(&hosts).await?)?)
     })
+}
+
+/// What the first node that serves says, and of each node that was asked what it says of its own hints: gossip brings
+/// that to the others only within a second or two, and "no hints" must be true when it is said.
+async fn status(hosts: &[String]) -> anyhow::Result<Status> {
+    let answers = join_all(hosts.iter().map(|host| async move {
+        admin_client::get_within(host, "/v1/status", STATUS_WITHIN).await?.json::<Status>(host, "/v1/status")
+    }));
+    let (mut statuses, mut problems) = (Vec::new(), Vec::new());
+    for answer in answers.await {
+        match answer {
+            Ok(status) => statuses.push(status),
+            Err(error) => problems.push(error),
+        }
+    }
+    let serving = statuses.iter().position(|status| status.node.serving).unwrap_or(0);
+    if statuses.is_empty() {
+        return Err(nobody(&problems));
+    }
+    let mut base = statuses.swap_remove(serving);
+    for other in &statuses {
+        base.take_in(other);
+    }
+    Ok(base)
 }
 
 async fn first(hosts: &[String], path: &str) -> anyhow::Result<(String, admin_client::Answer)> {
@@ -46,13 +76,17 @@ async fn first(hosts: &[String], path: &str) -> anyhow::Result<(String, admin_cl
     for host in hosts {
         match admin_client::get(host, path).await {
             Ok(answer) => return Ok((host.clone(), answer)),
-            Err(error) => problems.push(message(&error)),
+            Err(error) => problems.push(error),
         }
     }
-    Err(failure(
-        format!("no node answers: {}", problems.join("; ")),
+    Err(nobody(&problems))
+}
+
+fn nobody(problems: &[anyhow::Error]) -> anyhow::Error {
+    failure(
+        format!("no node answers: {}", problems.iter().map(message).collect::<Vec<_>>().join("; ")),
         "start one with `rondel start` or `rondel dev`, or name an admin listener with --admin",
-    ))
+    )
 }
 
 impl Report for Health {
