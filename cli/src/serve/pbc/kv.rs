@@ -1,8 +1,8 @@
 //! What the requests of Riak's Protocol Buffers interface mean to the key-value store.
 //!
 //! References: riak_kv_pb_object.erl, riak_kv_pb_bucket.erl. Differences: the default bucket type keeps siblings, and
-//! says so in its properties; `asis` and the client's own vtag and modification time are not taken over, as only the
-//! store issues them.
+//! says so in its properties; `asis` is refused, and the client's own vtag and modification time are not taken over, as
+//! only the store issues them.
 
 use super::PbService;
 use bytes::Bytes;
@@ -77,6 +77,10 @@ impl PbService for KvService {
     }
 
     async fn put(&self, request: RpbPutReq) -> Result<RpbPutResp, RiakError> {
+        if request.asis == Some(true) {
+            // It would let a client write a causal history that the store has not issued.
+            return Err(RiakError::Other("asis is not supported by this server".to_owned()));
+        }
         let bucket = bucket(request.r#type, request.bucket)?;
         let props = self.props(bucket.kind())?;
         let quorum = Quorums::of(request.n_val, &props)?;
@@ -155,11 +159,11 @@ impl PbService for KvService {
 
     async fn bucket_props(&self, request: RpbGetBucketReq) -> Result<RpbBucketProps, RiakError> {
         let bucket = bucket(request.r#type, request.bucket)?;
-        Ok(riak_props(&self.props(bucket.kind())?))
+        self.client.props(bucket.kind()).map(|props| riak_props(&props)).map_err(props_error)
     }
 
     async fn type_props(&self, request: RpbGetBucketTypeReq) -> Result<RpbBucketProps, RiakError> {
-        Ok(riak_props(&self.props(&request.r#type)?))
+        self.client.props(&request.r#type).map(|props| riak_props(&props)).map_err(props_error)
     }
 }
 
@@ -323,6 +327,14 @@ fn name_error(error: NameError) -> RiakError {
         NameError::EmptyKey => RiakError::EmptyKey,
         NameError::UnknownType(name) => RiakError::NoBucketType(name),
         NameError::TooLong { .. } => RiakError::Other(error.to_string()),
+    }
+}
+
+/// Riak words an unknown type differently where its properties are asked for.
+fn props_error(error: NameError) -> RiakError {
+    match error {
+        NameError::UnknownType(name) => RiakError::InvalidBucketType(name),
+        other => name_error(other),
     }
 }
 
