@@ -31,6 +31,9 @@ pub(in crate::store) const APPLIED_MARK: &str = "applied";
 /// The oldest segment whose records are needed; in the first store file.
 pub(in crate::store) const FIRST_MARK: &str = "log first";
 const LOG_MARK: &str = "log";
+/// A loss is known at every opening from then on; in the first store file.
+const LOST_FROM_MARK: &str = "lost from";
+const LOST_DURABLE_MARK: &str = "lost durable";
 
 /// What an opening found in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,11 +42,12 @@ pub struct Recovery {
     pub batches: u64,
     /// Segments that were read.
     pub segments: u64,
-    /// What was acknowledged and is gone, if anything.
+    /// What was acknowledged and is gone, if anything: found now, or at an earlier opening.
     pub loss: Option<Loss>,
 }
 
-/// Acknowledged batches that are gone: the store is behind its replicas and must be filled from them.
+/// Acknowledged batches that are gone: the store is behind its replicas and must be filled from them. It says so at
+/// every opening, and keeps the segments in which the loss was found, with `.lost` at the end of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loss {
     /// The first batch that is gone, as numbered over all openings.
@@ -98,12 +102,16 @@ pub(in crate::store) fn recover(
         }
     }
     let last = found.next - 1;
-    let aside = segments.set_aside(|file| needed.iter().any(|(_, other)| Arc::ptr_eq(&other.0, &file.0)));
+    let aside = segments.set_aside(|file| needed.iter().any(|(_, other)| other.is(file)));
     let tail = match found.cut.take().filter(|_| config.breaks(Mutant::AppendToCut)) {
         Some(cut) => segments.adopt(cut),
         None => begin(&mut segments, last + 1)?,
     };
     let found = found;
+    let loss = match (known_loss(files.first())?, found.recovery.loss) {
+        (Some(known), Some(new)) => Some(Loss { from: known.from, durable: known.durable.max(new.durable) }),
+        (known, new) => known.or(new),
+    };
     for (number, file) in files.all().iter().enumerate().rev() {
         let transaction = file.begin()?;
         transaction.change(found.rows.iter().filter(|(key, _)| files.of(key) == number))?;
@@ -112,24 +120,32 @@ pub(in crate::store) fn recover(
             // The last step of the opening: before it the old segments are needed, after it the new one.
             transaction.mark(LOG_MARK, log)?;
             transaction.mark(FIRST_MARK, u128::from(tail.header.number))?;
+            if let Some(loss) = loss {
+                transaction.mark(LOST_FROM_MARK, u128::from(loss.from))?;
+                transaction.mark(LOST_DURABLE_MARK, u128::from(loss.durable))?;
+            }
         }
         transaction.commit()?;
     }
-    segments.give_back(aside.into_iter().filter(|file| !Arc::ptr_eq(&file.0, &tail.file.0)).collect());
-    if let Some(loss) = found.recovery.loss {
+    if found.recovery.loss.is_some() {
+        segments.keep_as_evidence(&aside).map_err(io_error)?;
+    } else {
+        segments.give_back(aside.into_iter().filter(|file| !file.is(&tail.file)).collect());
+    }
+    if let Some(loss) = loss {
         tracing::error!(
             from = loss.from,
             durable = loss.durable,
             "acknowledged writes are missing from the store's log: it must be filled from its replicas"
         );
     }
-    Ok(Recovered { recovery: found.recovery, last, segments, tail })
+    Ok(Recovered { recovery: Recovery { loss, ..found.recovery }, last, segments, tail })
 }
 
 fn begin(segments: &mut Segments, first: u64) -> Result<Tail, StoreError> {
     let (header, file) = segments.begin(first).map_err(io_error)?;
     // Durable before the tables say that it is needed.
-    file.0.sync().map_err(io_error)?;
+    file.bytes.sync().map_err(io_error)?;
     Ok(Tail { header, file, at: RECORDS_AT })
 }
 
@@ -243,8 +259,8 @@ impl<'a> Found<'a> {
     fn prove(&self) -> io::Result<()> {
         if let (Some(tail), Some((at, group))) = (&self.cut, &self.unproven) {
             tail.file.write_header(&tail.header)?;
-            tail.file.0.write_at(*at, group)?;
-            tail.file.0.sync()?;
+            tail.file.bytes.write_at(*at, group)?;
+            tail.file.bytes.sync()?;
         }
         Ok(())
     }
@@ -268,6 +284,13 @@ impl<'a> Found<'a> {
         // Numbers that a store file has seen are not given out again.
         self.next = self.next.max(self.applied.iter().max().map_or(0, |applied| applied + 1));
     }
+}
+
+/// What an earlier opening found to be gone.
+fn known_loss(first: &Tables) -> Result<Option<Loss>, StoreError> {
+    let Some(from) = first.mark(LOST_FROM_MARK)? else { return Ok(None) };
+    let durable = first.mark(LOST_DURABLE_MARK)?.unwrap_or(0);
+    Ok(Some(Loss { from: as_u64(from)?, durable: as_u64(durable)? }))
 }
 
 fn applied(file: &Tables) -> Result<u64, StoreError> {

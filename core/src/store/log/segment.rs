@@ -66,15 +66,23 @@ impl Header {
 
 /// A file that holds a segment, or waits to.
 #[derive(Debug, Clone)]
-pub(in crate::store) struct SegmentFile(pub(super) Arc<dyn File>);
+pub(in crate::store) struct SegmentFile {
+    pub(super) bytes: Arc<dyn File>,
+    path: PathBuf,
+}
 
 impl SegmentFile {
+    /// Whether both are the same file.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.bytes, &other.bytes)
+    }
+
     /// The header. Of two copies that differ (the machine died while one was written over) the newer one.
     pub(super) fn header(&self) -> io::Result<Option<Header>> {
         let mut newest: Option<Header> = None;
         for at in COPIES_AT {
             let mut bytes = [0; HEADER_BYTES];
-            match self.0.read_at(at, &mut bytes) {
+            match self.bytes.read_at(at, &mut bytes) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(error) => return Err(error),
@@ -88,16 +96,16 @@ impl SegmentFile {
     }
 
     pub(super) fn write_header(&self, header: &Header) -> io::Result<()> {
-        COPIES_AT.iter().try_for_each(|at| self.0.write_at(*at, &header.encode()))
+        COPIES_AT.iter().try_for_each(|at| self.bytes.write_at(*at, &header.encode()))
     }
 
     /// Everything behind the header.
     pub(super) fn records(&self) -> io::Result<Vec<u8>> {
-        let len = self.0.len()?.saturating_sub(RECORDS_AT);
+        let len = self.bytes.len()?.saturating_sub(RECORDS_AT);
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         // A file that lost power while it grew may end within its header.
         if !bytes.is_empty() {
-            self.0.read_at(RECORDS_AT, &mut bytes)?;
+            self.bytes.read_at(RECORDS_AT, &mut bytes)?;
         }
         Ok(bytes)
     }
@@ -107,10 +115,10 @@ impl SegmentFile {
         let mut at = 0;
         while at < len {
             let step = (len - at).min(ZEROES_BYTES as u64);
-            self.0.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
+            self.bytes.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
             at += step;
         }
-        self.0.sync()
+        self.bytes.sync()
     }
 }
 
@@ -153,7 +161,7 @@ impl Segments {
                 continue;
             };
             next_file = next_file.max(number + 1);
-            free.push(SegmentFile(disk.open(&path, false)?));
+            free.push(SegmentFile { bytes: disk.open(&path, false)?, path });
         }
         let live = VecDeque::new();
         let directory = directory.to_owned();
@@ -175,6 +183,14 @@ impl Segments {
         self.free.extend(files);
     }
 
+    /// Keeps files for whoever wants to know what was in them: under names that are not the log's.
+    pub(super) fn keep_as_evidence(&self, files: &[SegmentFile]) -> io::Result<()> {
+        for file in files {
+            self.disk.rename(&file.path, &file.path.with_added_extension("lost"))?;
+        }
+        self.disk.sync_dir(&self.directory)
+    }
+
     /// Begins the next segment, whose first record will be of batch `first`. Its header is written, not synced.
     /// A file is made on the spot if none waits: slower than one that has been prepared, but the log never stands.
     pub(super) fn begin(&mut self, first: u64) -> io::Result<(Header, SegmentFile)> {
@@ -182,9 +198,9 @@ impl Segments {
             Some(file) => file,
             None => self.make()?,
         };
-        if file.0.len()? > self.segment_bytes {
+        if file.bytes.len()? > self.segment_bytes {
             // It has held a group larger than a segment.
-            file.0.set_len(self.segment_bytes)?;
+            file.bytes.set_len(self.segment_bytes)?;
         }
         let header = Header { log: self.log, number: self.next_number, first };
         self.next_number += 1;
@@ -243,7 +259,7 @@ impl Segments {
 
     fn make(&mut self) -> io::Result<SegmentFile> {
         let new = self.reserve();
-        let file = SegmentFile(new.disk.open(&new.path, true)?);
+        let file = SegmentFile { bytes: new.disk.open(&new.path, true)?, path: new.path };
         self.disk.sync_dir(&self.directory)?;
         Ok(file)
     }
@@ -259,9 +275,9 @@ pub(in crate::store) struct NewFile {
 impl NewFile {
     /// Makes the file in its full length, so that no later sync has to change it.
     pub(in crate::store) fn make(self) -> io::Result<SegmentFile> {
-        let file = SegmentFile(self.disk.open(&self.path, true)?);
+        let file = SegmentFile { bytes: self.disk.open(&self.path, true)?, path: self.path };
         file.fill(self.bytes)?;
-        self.disk.sync_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+        self.disk.sync_dir(file.path.parent().unwrap_or(Path::new(".")))?;
         Ok(file)
     }
 }

@@ -64,8 +64,8 @@ impl Writer {
             record::write_batch(&mut self.buffer, seed, batch.number, &batch.changes);
         }
         record::write_seal(&mut self.buffer, seed, last.number, self.durable);
-        self.tail.file.0.write_at(self.tail.at, &self.buffer)?;
-        self.tail.file.0.sync()?;
+        self.tail.file.bytes.write_at(self.tail.at, &self.buffer)?;
+        self.tail.file.bytes.sync()?;
         let middle = self.config.segment_bytes / 2;
         let past_middle = self.tail.at < middle && self.tail.at + bytes >= middle;
         self.tail.at += bytes;

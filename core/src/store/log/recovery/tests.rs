@@ -64,6 +64,13 @@ impl Machine {
         self.env.disk().list(Path::new("/data/log")).unwrap()
     }
 
+    fn bytes(&self, file: usize) -> Vec<u8> {
+        let file = self.env.disk().open(&self.log_files()[file], false).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(0, &mut bytes).unwrap();
+        bytes
+    }
+
     fn damage(&self, file: usize, offset: u64) {
         let file = self.env.disk().open(&self.log_files()[file], false).unwrap();
         let mut byte = [0];
@@ -164,6 +171,32 @@ fn a_damaged_group_that_a_later_seal_calls_durable_is_a_loss() {
     let life = machine.open();
     assert_eq!(life.loss(), Some(Loss { from: 2, durable: 3 }));
     assert_eq!(life.rows(), [('a', ROW)], "what came after the gap is not shown without what was in it");
+}
+
+#[test]
+fn a_loss_is_known_at_every_opening_and_what_is_left_of_it_is_kept() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    let damaged = life.writer.position();
+    life.append(&[(b'a', ROW)]);
+    life.append(&[(b'b', ROW)]);
+    drop(life);
+    machine.damage(0, damaged);
+    let before = machine.bytes(0);
+    for opening in 0..4_u8 {
+        let mut life = machine.open();
+        assert_eq!(life.loss(), Some(Loss { from: 1, durable: 1 }), "opening {opening}");
+        life.append(&[(b'c' + opening, ROW)]);
+        assert_eq!(life.rows().len(), usize::from(opening));
+    }
+    let kept: Vec<_> =
+        machine.log_files().into_iter().filter(|path| path.ends_with("log-000000.lost")).collect();
+    assert_eq!(kept.len(), 1, "{:?}", machine.log_files());
+    let kept = machine.env.disk().open(&kept[0], false).unwrap();
+    assert_eq!(kept.len().unwrap(), before.len() as u64);
+    let mut bytes = vec![0; before.len()];
+    kept.read_at(0, &mut bytes).unwrap();
+    assert!(bytes == before);
 }
 
 #[test]
