@@ -281,6 +281,11 @@ impl Outlook {
         self.peers.get(&node).is_some_and(|peer| peer.demoted)
     }
 
+    /// Whether a member says that it keeps hints for the node.
+    pub(crate) fn hinted(&self, node: NodeId) -> bool {
+        self.peers.values().any(|peer| peer.hints.get(&node).is_some_and(|hints| *hints > 0))
+    }
+
     /// Whether the node came back lately and others still keep hints for it, or have not yet said.
     pub(crate) fn behind(&self, node: NodeId) -> bool {
         let since = match node == self.me {

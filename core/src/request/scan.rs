@@ -1,7 +1,8 @@
 //! Scans: a question asked of every item of a service, partition by partition, slice by slice.
 //!
-//! Each partition is answered by one owner that is up and not behind; when it fails, the next owner goes on after
-//! the last row. Pages stream with back-pressure: a reader that stops, stops the scan. A partition that nobody can
+//! Each partition is answered by one owner that lacks nothing; when it fails, the next owner goes on after the last
+//! row. While a member is down or hints are under way, all its owners that are up answer, and a row is given once, as
+//! the first of them has it. Pages stream with back-pressure: a reader that stops, stops the scan. A partition that nobody can
 //! answer for is an error in the stream, never a silent gap.
 
 use super::options::RequestError;
@@ -22,7 +23,7 @@ use rondel_proto::{
     frame::Head,
     id::{NodeId, Position, RequestId},
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// Rows that one page looks at, and the bytes after which it ends.
@@ -40,6 +41,35 @@ pub(crate) type RawRow = (Bytes, Bytes);
 /// Where a scan of a partition has got to.
 #[derive(Debug, Clone, Default)]
 struct Cursor(Option<(Position, Bytes)>);
+
+/// Who answers for a partition.
+struct Cover {
+    owners: Vec<(NodeId, u16)>,
+    /// The others are asked only if the first one fails.
+    one_is_enough: bool,
+}
+
+/// How a walk over one owner's rows ended.
+enum Walked {
+    ToTheEnd,
+    ReaderGone,
+}
+
+/// The keys of a partition that have been given already, where several owners are asked.
+struct Met {
+    keys: BTreeSet<Bytes>,
+    several: bool,
+}
+
+impl Met {
+    fn new_ones(&mut self, mut rows: Vec<RawRow>) -> Vec<RawRow> {
+        if self.several {
+            // Copies: a key of a page would keep the page.
+            rows.retain(|(key, _)| self.keys.insert(Bytes::copy_from_slice(key)));
+        }
+        rows
+    }
+}
 
 struct Page {
     rows: Vec<RawRow>,
@@ -79,51 +109,75 @@ struct Scan {
 
 impl Scan {
     async fn partition(&self, partition: Partition, sender: mpsc::Sender<Result<Vec<RawRow>, RequestError>>) {
-        let mut cursor = Cursor::default();
-        let mut owners = self.owners(partition).into_iter();
-        let mut owner = owners.next();
+        let Cover { owners, one_is_enough } = self.cover(partition);
+        let mut met = Met { keys: BTreeSet::new(), several: !one_is_enough };
         let mut last = Failure::because(FailureCode::NotServing, "none of its owners is up");
+        let mut answered = false;
+        let mut cursor = Cursor::default();
+        for owner in owners {
+            if !one_is_enough {
+                cursor = Cursor::default();
+            }
+            match self.walk(partition, owner, &mut cursor, &mut met, &sender).await {
+                Ok(Walked::ReaderGone) => return,
+                Ok(Walked::ToTheEnd) if one_is_enough => return,
+                Ok(Walked::ToTheEnd) => answered = true,
+                Err(failure) => last = failure,
+            }
+        }
+        if !answered {
+            let error = format!("partition {partition} can't be answered for: {last}");
+            let _ = sender.send(Err(RequestError::NotServing(error))).await;
+        }
+    }
+
+    /// Goes through the rows that one owner has, from the cursor on.
+    async fn walk(
+        &self,
+        partition: Partition,
+        (node, slots): (NodeId, u16),
+        cursor: &mut Cursor,
+        met: &mut Met,
+        sender: &mpsc::Sender<Result<Vec<RawRow>, RequestError>>,
+    ) -> Result<Walked, Failure> {
         loop {
-            let Some((node, slots)) = owner else {
-                let error = format!("partition {partition} can't be answered for: {last}");
-                let _ = sender.send(Err(RequestError::NotServing(error))).await;
-                return;
-            };
             if sender.is_closed() {
-                return;
+                return Ok(Walked::ReaderGone);
             }
             let started = self.shared.env.now();
-            let page = self.page(partition, node, slots, &cursor).await;
+            let page = self.page(partition, node, slots, cursor).await;
             let took = self.shared.env.now() - started;
             self.shared.metrics.services[self.service].scan.finished(page.is_ok(), took);
-            match page {
-                Ok(page) => {
-                    cursor = page.cursor;
-                    if !page.rows.is_empty() && sender.send(Ok(page.rows)).await.is_err() {
-                        return;
-                    }
-                    if page.end {
-                        return;
-                    }
-                }
-                Err(failure) => {
-                    last = failure;
-                    owner = owners.next();
-                }
+            let Page { rows, cursor: reached, end } = page?;
+            *cursor = reached;
+            let rows = met.new_ones(rows);
+            if !rows.is_empty() && sender.send(Ok(rows)).await.is_err() {
+                return Ok(Walked::ReaderGone);
+            }
+            if end {
+                return Ok(Walked::ToTheEnd);
             }
         }
     }
 
-    /// Who can answer for a partition, best first: those that are not behind, in slot order, as the first slots hold
+    /// Who is to answer for a partition, best first: those that are not behind, in slot order, as the first slots hold
     /// the items of every n_val.
-    fn owners(&self, partition: Partition) -> Vec<(NodeId, u16)> {
+    ///
+    /// One owner is enough while it can lack nothing. Otherwise an acknowledged write may have passed it by: the hint
+    /// for it waits elsewhere, maybe on a member that is down. Then all owners that are up are asked.
+    fn cover(&self, partition: Partition) -> Cover {
         let outlook = self.shared.outlook(self.shared.host.services[self.service].code);
         let preferences = self.topology.preference_list(partition);
         let list =
             preferences.strict(usize::from(self.topology.replicas()), Use::Read, |node| outlook.up(node));
         let mut owners: Vec<_> = list.entries().iter().map(|entry| (entry.node, entry.owned)).collect();
         owners.sort_by_key(|(node, _)| (outlook.behind(*node), outlook.demoted(*node)));
-        owners
+        let everybody_up = self.topology.members.keys().all(|node| outlook.up(*node));
+        let own_hints = self.shared.hints.by_node(&self.topology);
+        let lacks =
+            |node: NodeId| outlook.behind(node) || outlook.hinted(node) || own_hints.contains_key(&node);
+        let one_is_enough = everybody_up && owners.first().is_some_and(|(node, _)| !lacks(*node));
+        Cover { owners, one_is_enough }
     }
 
     async fn page(
