@@ -49,8 +49,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             Some(topology) => walk(&shared, &topology).await,
             None => true,
         };
-        let pause = if left { WALK_PERIOD } else { IDLE_WALK_PERIOD };
-        let _ = shared.env.timeout(pause, shared.peer_up.notified()).await;
+        rest(&shared, left).await;
+    }
+}
+
+/// Waits until a walk may be of use. A hint may be for a node that nobody takes for down, only for slow: it never comes
+/// up, so what was written since the last walk is looked for too.
+async fn rest(shared: &Arc<Shared>, left: bool) {
+    let idle_until = shared.env.now() + if left { WALK_PERIOD } else { IDLE_WALK_PERIOD };
+    loop {
+        let woken = shared.env.timeout(WALK_PERIOD, shared.peer_up.notified()).await.is_ok();
+        if woken || !shared.hints.is_empty() || shared.env.now() >= idle_until {
+            return;
+        }
     }
 }
 

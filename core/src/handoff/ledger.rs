@@ -49,7 +49,7 @@ impl HintLedger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).written_in_walk = None;
     }
 
-    /// Whether hints may have been written that no walk has seen.
+    /// Whether no hint is kept: none was left by the last walk, and none has been written since it began.
     pub(crate) fn is_empty(&self) -> bool {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.left.is_empty() && counts.written.is_empty()

@@ -136,14 +136,15 @@ impl Shared {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces what is known of the peers; wakes the hint scheduler when one came up.
+    /// Replaces what is known of the peers; wakes the hint scheduler when one came up, or is another run of itself.
     pub(crate) fn set_peers(&self, peers: BTreeMap<NodeId, PeerStatus>) {
         let before = std::mem::replace(
             &mut *self.peers.write().unwrap_or_else(PoisonError::into_inner),
             Arc::new(peers),
         );
-        let was_up = |node: &NodeId| before.get(node).is_some_and(|peer| peer.up);
-        if self.peers().iter().any(|(node, peer)| peer.up && !was_up(node)) {
+        let was_since =
+            |node: &NodeId| before.get(node).filter(|peer| peer.up).and_then(|peer| peer.up_since);
+        if self.peers().iter().any(|(node, peer)| peer.up && peer.up_since != was_since(node)) {
             self.peer_up.notify_one();
         }
     }

@@ -76,3 +76,33 @@ fn one_seed_takes_one_course_whole_nodes_included() {
         assert_eq!(run(), first);
     }
 }
+
+#[test]
+fn a_node_that_only_hung_gets_what_it_missed_soon_after() {
+    let sim = Sim::new(8);
+    let cluster = counters(&sim);
+    sim.run_until(async {
+        cluster.form().await;
+        let counts = cluster.node(0).await.table::<Count>();
+        counts.update("before", Add { amount: 1 }).await.unwrap();
+        // The walks at the start find nothing and go to rest.
+        sim.sleep(Duration::from_secs(10)).await;
+        // Too short for a node to be taken for down, long enough for its writes to be given to a stand-in.
+        cluster.pause(2);
+        for key in 0..20 {
+            counts.update(format!("during-{key}"), Add { amount: 7 }).await.unwrap();
+        }
+        sim.sleep(Duration::from_millis(1500)).await;
+        cluster.resume(2);
+        let resumed = sim.elapsed();
+        let (first, second) = (cluster.node(0).await, cluster.node(1).await);
+        let kept = || first.status().hints.len() + second.status().hints.len();
+        assert!(kept() > 0, "the writes of the time are hinted");
+        while kept() > 0 {
+            sim.sleep(Duration::from_millis(100)).await;
+        }
+        let drained = sim.elapsed() - resumed;
+        assert!(drained < Duration::from_secs(15), "the hints were kept for {drained:?}");
+    });
+    assert_eq!(sim.panicked_work(), 0);
+}
