@@ -186,7 +186,11 @@ fn of_what(requirement: Requirement) -> &'static str {
 }
 
 fn because(failures: &[(NodeId, Failure)]) -> String {
-    failures.first().map_or_else(String::new, |(node, failure)| format!(" (node {node}: {failure})"))
+    let each = failures.iter().map(|(node, failure)| format!("node {node}: {failure}"));
+    match each.collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => none,
+        all => format!(" ({all})"),
+    }
 }
 
 impl Requirement {
