@@ -25,3 +25,8 @@ pub mod vnode;
 pub use node::Cluster;
 pub use rondel_proto as proto;
 pub use rondel_proto::{message, wire};
+
+/// The programs in the book for builders compile, and run where they can.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/building-on-core.md")]
+mod building_on_core {}
