@@ -29,6 +29,8 @@ const BULK_PORT: u16 = 7001;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often [`TestCluster::settle`] looks again.
 const SETTLE_EVERY: Duration = Duration::from_millis(500);
+/// For how long all must be at rest: a write that was just answered leaves its last hint within a second or two.
+const QUIET: Duration = Duration::from_secs(3);
 /// How long a cluster may take to settle: several of the slowest periods with which anything is tried again.
 const SETTLE_MAX: Duration = Duration::from_secs(300);
 /// How long a founding may take.
@@ -316,13 +318,19 @@ impl TestCluster {
         let control = &self.0.control;
         let nodes: Vec<u32> = self.nodes().into_iter().filter(|node| !lost.contains(node)).collect();
         let until = control.elapsed() + SETTLE_MAX;
+        let mut at_rest_since = None;
         loop {
             let left = match self.unrest(&nodes) {
                 left if left.is_empty() => self.strays(&nodes, lost.is_empty()).await,
                 left => left,
             };
             if left.is_empty() {
-                return Ok(());
+                let since = *at_rest_since.get_or_insert_with(|| control.elapsed());
+                if control.elapsed() - since >= QUIET {
+                    return Ok(());
+                }
+            } else {
+                at_rest_since = None;
             }
             if control.elapsed() >= until {
                 return Err(Unsettled { left });
