@@ -3,7 +3,7 @@
 //! This crate does no I/O and knows no clock and no task. Bytes from outside are checked here, once, before anyone
 //! reads them; whatever they hold, the answer is a value or an error, never a panic.
 //!
-//! * [`message`]: typed messages that are archived once and read in place ([`Wire`], [`Message`], [`Msg`]);
+//! * [`mod@message`]: typed messages that are archived once and read in place ([`Wire`], [`Message`], [`Msg`]);
 //! * [`frame`]: what surrounds them on a stream;
 //! * [`hello`]: what goes first on a connection;
 //! * [`id`]: the identifiers that nodes exchange.

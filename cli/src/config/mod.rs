@@ -1,6 +1,6 @@
 //! The configuration of a node: one TOML file, environment variables and flags, checked as a whole.
 //!
-//! [`Config::load`] either gives a configuration that fits together, or every problem at once, each with its place.
+//! [`Config::from_layers`] either gives a configuration that fits together, or every problem at once, each with its place.
 
 mod keys;
 mod layers;

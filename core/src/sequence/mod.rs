@@ -4,7 +4,7 @@
 //! before it names: chained single-decree Paxos. So no two parts of a split network ever change the ring in two
 //! ways, and reads and writes of data never wait for any of it.
 //!
-//! Everything here is pure but [`file`]: a [`Replica`] takes requests and replies and gives effects, to be carried
+//! Everything here is pure but [`mod@file`]: a [`Replica`] takes requests and replies and gives effects, to be carried
 //! out in order. The invariants: at one epoch of one lineage there is one root, every change takes place at most
 //! once, and what is reported as decided survives as long as a majority of the voters' stores does.
 

@@ -125,7 +125,7 @@ impl Replica {
     /// a restart, after which it may be proposed again, here or elsewhere, under the same id.
     ///
     /// # Errors
-    /// [`Busy`]; nothing has begun.
+    /// `Busy`: too many wait; nothing has begun.
     pub fn propose(&mut self, proposal: Proposal) -> Result<Vec<Effect>, Busy> {
         self.begin(Goal::Write(proposal))
     }
@@ -133,7 +133,7 @@ impl Replica {
     /// Begins to find out what has been decided by now. [`Report::Read`] ends it.
     ///
     /// # Errors
-    /// [`Busy`]; nothing has begun.
+    /// `Busy`: too many wait; nothing has begun.
     pub fn read(&mut self, id: ChangeId) -> Result<Vec<Effect>, Busy> {
         self.begin(Goal::Read(id))
     }

@@ -2,7 +2,7 @@
 //!
 //! A schedule is drawn from a seed, printed when a run fails, read back to replay it, and made shorter by leaving
 //! faults out: each begins and ends on its own, so any subset of a schedule is a schedule. [`Schedule::play`] lets it
-//! happen to a [`TestCluster`]; what several faults do to one link, disk or node at once is the sum of them.
+//! happen to a [`TestCluster`](super::TestCluster); what several faults do to one link, disk or node at once is the sum of them.
 //!
 //! The fault model is that of PROTOCOLS: [`Schedule::destroys`] names the nodes whose stores a schedule may destroy,
 //! so that a checker knows which writes must survive.

@@ -1,6 +1,6 @@
 //! A counter that goes up and down, and that every replica may count on at once.
 //!
-//! Each actor counts in a [`Part`] of its own: how much it has counted up, and how much down. Only its actor changes
+//! Each actor counts in a part of its own: how much it has counted up, and how much down. Only its actor changes
 //! a part, and neither number ever falls, so of two copies of a part the one with the larger numbers is the later
 //! one. Invariant: the parts are in the order of their actors, one for each.
 //!
