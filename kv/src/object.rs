@@ -71,6 +71,12 @@ impl Sibling {
         base62(u128::from_le_bytes(*hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes")))
     }
 
+    /// The client's request that wrote it.
+    #[must_use]
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
     /// Whether it is the mark of a delete.
     #[must_use]
     pub fn is_deleted(&self) -> bool {

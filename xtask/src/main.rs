@@ -11,6 +11,7 @@ mod ci;
 mod doc;
 mod fix;
 mod fuzz;
+mod sim;
 mod test;
 mod tidy;
 
@@ -38,6 +39,8 @@ enum Task {
     Doc(doc::Options),
     /// Measure what an operation costs, on a cluster of real processes
     Bench(bench::Options),
+    /// Simulate clusters of the key-value store under faults
+    Sim(sim::Options),
     /// Try the decoders on hostile bytes
     Fuzz(fuzz::Options),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Doc(options) => doc::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Sim(options) => sim::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match done {

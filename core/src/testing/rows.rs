@@ -12,6 +12,7 @@ use crate::{
     vnode::service::{hints_table, items_table},
 };
 use bytes::Bytes;
+use rondel_proto::id::NodeId;
 use std::sync::Arc;
 
 const SLICE_ROWS_MAX: usize = 1024;
@@ -48,6 +49,18 @@ pub enum RowKind {
 }
 
 impl Cluster {
+    /// The nodes that own the slots of a position, as this node knows them; none before the cluster is formed.
+    #[must_use]
+    pub fn owners_of(&self, position: Position) -> Vec<NodeId> {
+        let Some(topology) = self.shared().topology() else { return Vec::new() };
+        let slots = &topology.slots(topology.partition(position)).slots;
+        let mut owners: Vec<NodeId> =
+            slots.iter().flat_map(|slot| slot.write_set()).map(|occupant| occupant.node).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
     /// Every row of every service of this node, items before hints. Only in simulation: the answer is unbounded.
     ///
     /// # Errors

@@ -97,6 +97,27 @@ fn course(seed: u64) -> String {
 }
 
 #[test]
+fn tasks_that_are_woken_together_run_in_an_order_that_follows_from_the_seed_alone() {
+    let course = || {
+        let sim = Sim::new(8);
+        let env = sim.node_env(0);
+        let news = tokio::sync::watch::Sender::new(0);
+        for _ in 0..16 {
+            let mut heard = news.subscribe();
+            env.spawn("reader", async move { while heard.changed().await.is_ok() {} });
+        }
+        sim.run_until(async {
+            for number in 1..20 {
+                sim.sleep(Duration::from_millis(1)).await;
+                news.send_replace(number);
+            }
+        });
+        sim.trace_hash()
+    };
+    assert_eq!(course(), course());
+}
+
+#[test]
 fn one_seed_is_one_course_and_two_seeds_are_two() {
     let first = course(1);
     assert_eq!(first, course(1));

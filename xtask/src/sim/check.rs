@@ -1,0 +1,341 @@
+//! What must hold of a run: pure functions of what the clients saw and of what the nodes keep at the end.
+//!
+//! A write supersedes what its context was read with, and whatever that had superseded. So for each set of siblings
+//! it is known which writes they stand for ([`Story::told_by`]), and every other acknowledged write must be beside
+//! them.
+
+use super::{
+    history::{Key, Operation, Outcome, Seen, What, WriteId, ids},
+    plan::Plan,
+    run::Watch,
+};
+use rondel_kv::Context;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+/// A promise that was not kept, in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation(pub(crate) String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What a node keeps a row as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Owned,
+    Stray,
+    Hint,
+    /// It can't be read, or only that it was there is known.
+    Unreadable,
+}
+
+/// A row of a node at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct FinalRow {
+    pub(crate) node: u32,
+    pub(crate) key: Key,
+    pub(crate) kept: Kept,
+    pub(crate) siblings: Vec<Seen>,
+    pub(crate) context: Option<Context>,
+}
+
+/// All that is known of a run.
+pub(crate) struct Evidence<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) operations: &'a [Operation],
+    pub(crate) owners: &'a BTreeMap<Key, BTreeSet<u32>>,
+    pub(crate) watch: &'a Watch,
+    /// The nodes that stay out.
+    pub(crate) out: &'a [u32],
+    pub(crate) rows: &'a [FinalRow],
+}
+
+/// Every check.
+pub(crate) fn all(evidence: &Evidence<'_>) -> Vec<Violation> {
+    let story = Story::of(evidence.operations);
+    let checks: [fn(&Evidence<'_>, &Story<'_>) -> Vec<Violation>; 8] = [
+        nothing_is_garbage,
+        nothing_is_invented,
+        dots_are_unique,
+        quorums_are_honest,
+        quorums_overlap,
+        owners_are_equal,
+        nothing_is_lost,
+        siblings_are_maximal,
+    ];
+    checks.iter().flat_map(|check| check(evidence, &story)).collect()
+}
+
+/// The writes of a run and what each of them supersedes.
+struct Story<'a> {
+    writes: BTreeMap<WriteId, Write<'a>>,
+}
+
+struct Write<'a> {
+    key: Key,
+    context: &'a [Seen],
+    copies: u8,
+    owners: u8,
+    began: Duration,
+    /// When it was first acknowledged.
+    acknowledged: Option<Duration>,
+    /// Whether it may have been done.
+    possible: bool,
+}
+
+impl<'a> Story<'a> {
+    fn of(operations: &'a [Operation]) -> Self {
+        let mut writes: BTreeMap<WriteId, Write<'a>> = BTreeMap::new();
+        for operation in operations {
+            let What::Write { id, context, copies, owners, .. } = &operation.what else { continue };
+            let write = writes.entry(*id).or_insert(Write {
+                key: operation.key,
+                context,
+                copies: *copies,
+                owners: *owners,
+                began: operation.began,
+                acknowledged: None,
+                possible: false,
+            });
+            write.possible |= !matches!(operation.outcome, Outcome::NotDone(_));
+            write.began = write.began.min(operation.began);
+            if operation.is_done() {
+                write.acknowledged = write.acknowledged.or(Some(operation.ended));
+            }
+        }
+        Self { writes }
+    }
+
+    /// Every write that these stand for: they themselves, and whatever they have superseded.
+    fn told_by(&self, writes: impl IntoIterator<Item = WriteId>) -> BTreeSet<WriteId> {
+        let mut told = BTreeSet::new();
+        let mut open: Vec<WriteId> = writes.into_iter().collect();
+        while let Some(id) = open.pop() {
+            if told.insert(id) {
+                let context = self.writes.get(&id).map_or(&[][..], |write| write.context);
+                open.extend(context.iter().map(|seen| seen.write));
+            }
+        }
+        told
+    }
+
+    /// Every dot that these writes have superseded.
+    fn superseded_by(&self, writes: impl IntoIterator<Item = WriteId>) -> BTreeSet<&'a str> {
+        let told = self.told_by(writes);
+        let contexts = told.iter().filter_map(|id| self.writes.get(id)).flat_map(|write| write.context);
+        contexts.map(|seen| seen.dot.as_str()).collect()
+    }
+}
+
+fn nothing_is_garbage(evidence: &Evidence<'_>, _: &Story<'_>) -> Vec<Violation> {
+    let garbage =
+        evidence.operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Garbage(_)));
+    garbage.map(|operation| Violation(format!("damaged bytes were served: {operation}"))).collect()
+}
+
+/// Everything that anybody sees was written before, under that key, by a request that may have been done.
+fn nothing_is_invented(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut see = |key: Key, seen: &[Seen], by: Duration, whence: &dyn fmt::Display| {
+        for Seen { write: id, .. } in seen {
+            let problem = match story.writes.get(id) {
+                None => Some("nobody wrote it"),
+                Some(write) if write.key != key => Some("it was written to another key"),
+                Some(write) if write.began > by => Some("it was written only later"),
+                Some(write) if !write.possible => Some("its writer was told that nothing was done"),
+                Some(_) => None,
+            };
+            if let Some(problem) = problem {
+                violations.push(Violation(format!("write {id} is found, but {problem}: {whence}")));
+            }
+        }
+    };
+    for operation in evidence.operations {
+        see(operation.key, operation.seen().unwrap_or_default(), operation.ended, operation);
+    }
+    for row in evidence.rows {
+        let whence = format!("key {} at node {} at the end", row.key, row.node);
+        see(row.key, &row.siblings, Duration::MAX, &whence);
+    }
+    violations
+}
+
+/// A dot names one write, on whatever node and whenever it is seen.
+fn dots_are_unique(evidence: &Evidence<'_>, _: &Story<'_>) -> Vec<Violation> {
+    let mut writes: BTreeMap<(Key, &str), WriteId> = BTreeMap::new();
+    let answers =
+        evidence.operations.iter().map(|operation| (operation.key, operation.seen().unwrap_or_default()));
+    let kept = evidence.rows.iter().map(|row| (row.key, row.siblings.as_slice()));
+    let mut violations = Vec::new();
+    for (key, seen) in answers.chain(kept) {
+        for Seen { write, dot } in seen {
+            let first = *writes.entry((key, dot)).or_insert(*write);
+            if first != *write {
+                let text = format!("dot {dot} was issued twice on key {key}: for writes {first} and {write}");
+                violations.push(Violation(text));
+            }
+        }
+    }
+    violations.dedup();
+    violations
+}
+
+/// Who claims so many owners can only have had them if so many served while the request ran.
+fn quorums_are_honest(evidence: &Evidence<'_>, _: &Story<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for operation in evidence.operations.iter().filter(|operation| operation.is_done()) {
+        let claimed = match operation.what {
+            What::Write { owners, .. } | What::Read { owners } => usize::from(owners),
+        };
+        let Some(owners) = evidence.owners.get(&operation.key) else { continue };
+        let served = served_within(evidence.watch, operation.began, operation.ended);
+        let possible = served.intersection(owners).count();
+        if claimed > possible && !evidence.watch.is_empty() {
+            let text = format!(
+                "{claimed} owners are claimed to have answered while at most {possible} of {owners:?} served: \
+                 {operation}"
+            );
+            violations.push(Violation(text));
+        }
+    }
+    violations
+}
+
+/// The nodes that served at some moment of a time; a moment more on both sides, since the watch looks now and then.
+fn served_within(watch: &Watch, from: Duration, to: Duration) -> BTreeSet<u32> {
+    const MARGIN: Duration = Duration::from_millis(20);
+    let (from, to) = (from.saturating_sub(MARGIN), to + MARGIN);
+    let ends = watch.iter().skip(1).map(|(at, _)| *at).chain([Duration::MAX]);
+    let spans = watch.iter().zip(ends).filter(|((began, _), ended)| *began <= to && *ended >= from);
+    spans.flat_map(|((_, serving), _)| serving.iter().copied()).collect()
+}
+
+/// A read that a quorum of owners answered tells of every write that a quorum of owners had acknowledged before.
+fn quorums_overlap(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation> {
+    if !evidence.plan.schedule.destroys().is_empty() {
+        return Vec::new();
+    }
+    let quorum = evidence.plan.shape.replicas / 2 + 1;
+    let mut violations = Vec::new();
+    for read in evidence.operations {
+        let (What::Read { owners }, Some(seen)) = (&read.what, read.seen()) else { continue };
+        if *owners < quorum {
+            continue;
+        }
+        let told = story.told_by(ids(seen));
+        let before = story.writes.iter().filter(|(_, write)| {
+            write.key == read.key
+                && write.owners >= quorum
+                && write.acknowledged.is_some_and(|at| at < read.began)
+        });
+        for (id, _) in before.filter(|(id, _)| !told.contains(id)) {
+            violations.push(Violation(format!(
+                "a quorum of owners had write {id}, but another quorum misses it: {read}"
+            )));
+        }
+    }
+    violations
+}
+
+/// The owners that differ, or can't read their rows, or lack them.
+pub(crate) fn unequal(
+    rows: &[FinalRow],
+    owners: &BTreeMap<Key, BTreeSet<u32>>,
+    out: &[u32],
+) -> BTreeMap<Key, String> {
+    let mut unequal = BTreeMap::new();
+    let mut by_key: BTreeMap<Key, Vec<&FinalRow>> = BTreeMap::new();
+    for row in rows {
+        match row.kept {
+            Kept::Owned => by_key.entry(row.key).or_default().push(row),
+            Kept::Unreadable => {
+                unequal.insert(row.key, format!("node {} can't read its row", row.node));
+            }
+            Kept::Stray | Kept::Hint => (),
+        }
+    }
+    for (key, rows) in by_key {
+        let expected = owners.get(&key).into_iter().flatten().filter(|owner| !out.contains(owner)).count();
+        let meaning = |row: &FinalRow| (row.siblings.clone(), row.context.clone());
+        let differs = rows.iter().any(|row| {
+            let ((siblings, context), (others, other)) = (meaning(row), meaning(rows[0]));
+            siblings != others || !same(context.as_ref(), other.as_ref())
+        });
+        if differs || rows.len() != expected {
+            let held = rows.iter().map(|row| format!("node {}: {:?}", row.node, ids(&row.siblings)));
+            unequal.insert(key, format!("{expected} owners: {}", held.collect::<Vec<_>>().join(", ")));
+        }
+    }
+    unequal
+}
+
+fn same(one: Option<&Context>, other: Option<&Context>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.has_seen_the_same(other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+fn owners_are_equal(evidence: &Evidence<'_>, _: &Story<'_>) -> Vec<Violation> {
+    let unequal = unequal(evidence.rows, evidence.owners, evidence.out);
+    let violation = |(key, how)| Violation(format!("the owners of key {key} differ after healing: {how}"));
+    unequal.into_iter().map(violation).collect()
+}
+
+/// The siblings of each key at the end, wherever they are kept.
+fn finally(evidence: &Evidence<'_>) -> BTreeMap<Key, Vec<Seen>> {
+    let mut siblings: BTreeMap<Key, BTreeSet<Seen>> = BTreeMap::new();
+    for row in evidence.rows {
+        siblings.entry(row.key).or_default().extend(row.siblings.iter().cloned());
+    }
+    siblings.into_iter().map(|(key, seen)| (key, seen.into_iter().collect())).collect()
+}
+
+/// Every acknowledged write is there, or a write that had seen it; unless more stores were destroyed than it was
+/// asked to be on.
+fn nothing_is_lost(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation> {
+    let destroyed = evidence.plan.schedule.destroys().len();
+    let finally = finally(evidence);
+    let mut told: BTreeMap<Key, BTreeSet<WriteId>> = BTreeMap::new();
+    let mut violations = Vec::new();
+    for (id, write) in story.writes.iter().filter(|(_, write)| write.acknowledged.is_some()) {
+        if usize::from(write.copies) <= destroyed {
+            continue;
+        }
+        let siblings = finally.get(&write.key).map_or(&[][..], Vec::as_slice);
+        let told = told.entry(write.key).or_insert_with(|| story.told_by(ids(siblings)));
+        if !told.contains(id) {
+            violations.push(Violation(format!(
+                "write {id} of key {} was acknowledged and is lost: what is left there is {:?}",
+                write.key,
+                ids(siblings)
+            )));
+        }
+    }
+    violations
+}
+
+/// No sibling is left that another one of them has superseded.
+fn siblings_are_maximal(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for row in evidence.rows.iter().filter(|row| row.kept == Kept::Owned) {
+        let superseded = story.superseded_by(ids(&row.siblings));
+        for sibling in row.siblings.iter().filter(|sibling| superseded.contains(sibling.dot.as_str())) {
+            violations.push(Violation(format!(
+                "write {} of key {} is still there at node {} beside what superseded it: {:?}",
+                sibling.write,
+                row.key,
+                row.node,
+                ids(&row.siblings)
+            )));
+        }
+    }
+    violations
+}
