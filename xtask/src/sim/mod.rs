@@ -1,6 +1,6 @@
 //! The key-value store under simulated faults: one seed with its trace, a sweep over many, the planted mistakes.
 //!
-//! A run is production code in virtual time ([`run`]): a cluster, clients ([`client`]), a minute of faults drawn from
+//! A run is production code in virtual time ([`mod@run`]): a cluster, clients ([`client`]), a minute of faults drawn from
 //! the seed ([`plan`]), healing, and then the checks ([`check`]). A seed that fails prints its faults and the command
 //! that repeats it, and is run a second time: taking another course would be a fault of the simulator.
 
