@@ -12,6 +12,7 @@ use super::{
     fetch,
     handle::Storage,
     job::{Executed, Job, Op},
+    parked::{Fetched, Parked},
     service::{Seat, Service, hints_table},
     state::Digest,
 };
@@ -40,8 +41,6 @@ use tokio::sync::{mpsc, watch};
 
 /// Jobs that a lane takes up at once.
 const BATCH_JOBS_MAX: usize = 256;
-/// Rows that a lane asks the readers for at once.
-const LOAD_ROWS_MAX: usize = 256;
 /// How long a coordinator remembers a request: twice the longest deadline of a request.
 const WINDOW: Duration = Duration::from_secs(120);
 /// Requests that a lane remembers at most; the oldest go first.
@@ -86,14 +85,13 @@ struct Side {
     progress: watch::Receiver<Progress>,
     /// Writes of the batch at hand, and what they make of their rows.
     batch: Vec<Write>,
-    staged: FxHashMap<RowKey, Option<Bytes>>,
+    staged: Fetched,
     /// Replies of the batch at hand, and of batches that are not yet durable.
     answers: Vec<(ReplyTo, Outcome)>,
     waiting: VecDeque<(Lsn, Vec<(ReplyTo, Outcome)>)>,
     last: Lsn,
-    /// Jobs whose row is being fetched, in the order in which they came.
-    parked: FxHashMap<RowKey, Vec<Job>>,
-    wanted: Vec<RowKey>,
+    /// Jobs whose rows are being fetched.
+    parked: Parked,
     loads: FuturesUnordered<BoxFuture<Loaded>>,
 }
 
@@ -176,8 +174,8 @@ impl Lane {
         }
     }
 
-    /// Runs a job, or parks it until its row is here. `known` is a row that was just fetched.
-    fn take(&mut self, job: Job, known: Option<(&RowKey, &Option<Bytes>)>) {
+    /// Runs a job, or parks it until its rows are here. `fetched` is what a load has just brought.
+    fn take(&mut self, job: Job, fetched: Option<&Fetched>) {
         let context = self.context.clone();
         if job.deadline <= context.env.now() {
             job.fail(Failure::new(FailureCode::Expired));
@@ -185,33 +183,13 @@ impl Lane {
         }
         let storage = context.services[job.service].storage;
         let side = self.side(storage);
-        if known.is_none() && side.parked.contains_key(&job.at) {
-            side.park(job.at.clone(), job);
+        if side.parked.holds(&job.at) {
+            side.park(job);
             return;
         }
-        let mut rows = [None, None];
-        let mut trusted = true;
-        let mut unknown = None;
-        for at in job.rows() {
-            let peek = match known {
-                Some((row, value)) if row == at => {
-                    trusted = false;
-                    Peek::Known(side.staged.get(at).unwrap_or(value).clone())
-                }
-                _ => side.peek(at),
-            };
-            match peek {
-                Peek::Known(value) if *at == job.at => rows[0] = value,
-                Peek::Known(value) => rows[1] = rows[1].take().or(value),
-                Peek::Unknown => {
-                    unknown = Some(at.clone());
-                    break;
-                }
-            }
-        }
-        match unknown {
-            Some(at) => side.park(at, job),
-            None => self.run_job(job, rows, trusted),
+        match side.rows_of(&job, fetched) {
+            Some((rows, trusted)) => self.run_job(job, rows, trusted),
+            None => side.park(job),
         }
     }
 
@@ -454,21 +432,15 @@ impl Lane {
 
     /// Goes on with the jobs that waited for these rows.
     fn resume(&mut self, storage: Storage, loaded: Loaded) {
+        let parked = &mut self.side(storage).parked;
         match loaded.values {
             Ok(values) => {
-                for (at, value) in loaded.rows.iter().zip(values) {
-                    let jobs = self.side(storage).parked.remove(at).unwrap_or_default();
-                    for job in jobs {
-                        self.take(job, Some((at, &value)));
-                    }
-                }
+                let (fetched, jobs) = parked.arrived(&loaded.rows, values);
+                jobs.into_iter().for_each(|job| self.take(job, Some(&fetched)));
             }
             Err(error) => {
-                for at in &loaded.rows {
-                    for job in self.side(storage).parked.remove(at).unwrap_or_default() {
-                        job.fail(Failure::because(FailureCode::StoreFailed, &error));
-                    }
-                }
+                let jobs = parked.failed(&loaded.rows);
+                jobs.into_iter().for_each(|job| job.fail(Failure::because(FailureCode::StoreFailed, &error)));
             }
         }
     }
@@ -507,8 +479,7 @@ impl Side {
             answers: Vec::new(),
             waiting: VecDeque::new(),
             last: Lsn(0),
-            parked: FxHashMap::default(),
-            wanted: Vec::new(),
+            parked: Parked::default(),
             loads: FuturesUnordered::new(),
         }
     }
@@ -524,12 +495,27 @@ impl Side {
         }
     }
 
-    fn park(&mut self, at: RowKey, job: Job) {
-        let jobs = self.parked.entry(at.clone()).or_default();
-        if jobs.is_empty() {
-            self.wanted.push(at);
+    /// The row of a job and any other row of its key that it asks for, if all of them are known; and whether the first
+    /// came from memory.
+    fn rows_of(&self, job: &Job, fetched: Option<&Fetched>) -> Option<([Option<Bytes>; 2], bool)> {
+        let mut rows = [None, None];
+        let mut trusted = true;
+        for at in job.rows() {
+            let value = match self.peek(at) {
+                Peek::Known(value) => value,
+                Peek::Unknown => {
+                    trusted &= *at != job.at;
+                    fetched?.get(at)?.clone()
+                }
+            };
+            let place = &mut rows[usize::from(*at != job.at)];
+            *place = place.take().or(value);
         }
-        jobs.push(job);
+        Some((rows, trusted))
+    }
+
+    fn park(&mut self, job: Job) {
+        self.parked.park(job, &self.staged);
     }
 
     fn write(&mut self, at: RowKey, item: Option<(Bytes, u8, Option<Actor>)>) {
@@ -549,6 +535,7 @@ impl Side {
     }
 
     fn stage(&mut self, at: RowKey, value: Option<Bytes>) {
+        self.parked.written(&at, &value);
         self.staged.insert(at.clone(), value.clone());
         self.batch.push(Write { at, value });
     }
@@ -572,9 +559,7 @@ impl Side {
             }
             self.staged.clear();
         }
-        while !self.wanted.is_empty() {
-            let rest = self.wanted.split_off(self.wanted.len().min(LOAD_ROWS_MAX));
-            let rows = std::mem::replace(&mut self.wanted, rest);
+        while let Some(rows) = self.parked.next_load() {
             let read = self.store.read(rows.clone());
             self.loads.push(Box::pin(async move { Loaded { rows, values: read.await } }));
         }

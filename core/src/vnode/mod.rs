@@ -13,6 +13,7 @@ mod handle;
 pub(crate) mod host;
 pub(crate) mod job;
 pub(crate) mod lane;
+mod parked;
 pub(crate) mod service;
 mod state;
 
