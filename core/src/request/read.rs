@@ -88,6 +88,8 @@ struct Asked {
     state: State,
     /// It has had its time, and another was asked as well.
     hedged: bool,
+    /// The tally knows what it holds: that has gone into the answer.
+    counted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,24 +136,20 @@ impl Reading {
         let env = self.shared.env.clone();
         self.ask_enough();
         loop {
+            self.ask_disagreeing_holders();
             match self.tally.verdict() {
-                ReadVerdict::Found(achieved) => {
-                    if let Some(wanted) = self.disagreeing_holder() {
-                        self.ask_item(wanted);
-                    } else if !self.awaits_item() {
-                        return Ok(Found {
-                            item: self.merged.as_ref().map(|(item, _)| item.clone()),
-                            achieved,
-                        });
-                    }
+                ReadVerdict::Found(achieved) if !self.awaits_item() => {
+                    let item = self.merged.as_ref().map(|(item, _)| item.clone());
+                    return Ok(Found { item, achieved });
                 }
-                ReadVerdict::NotFound => {
+                // Somebody holds something: "nothing" would be a lie as long as it may still come.
+                ReadVerdict::NotFound if self.uncounted().next().is_none() => {
                     return Ok(Found { item: None, achieved: self.tally.tally().achieved() });
                 }
                 ReadVerdict::Unmet(unmet) => {
                     return Err(RequestError::unmet(unmet, std::mem::take(&mut self.failures)));
                 }
-                ReadVerdict::Waiting => {}
+                ReadVerdict::Found(_) | ReadVerdict::NotFound | ReadVerdict::Waiting => {}
             }
             let wake = self.next_hedge().unwrap_or(self.spec.deadline).min(self.spec.deadline);
             match env.timeout_at(wake, self.answers.recv()).await {
@@ -188,7 +186,16 @@ impl Reading {
         let item_due =
             self.merged.is_none() && !self.asked.iter().any(|asked| asked.item_due && !asked.hedged);
         let at = self.shared.env.now();
-        let asked = Asked { ask: Some(ask), node, owned, at, item_due, state: State::Waiting, hedged: false };
+        let asked = Asked {
+            ask: Some(ask),
+            node,
+            owned,
+            at,
+            item_due,
+            state: State::Waiting,
+            hedged: false,
+            counted: false,
+        };
         self.asked.push(asked);
         self.fetch(self.asked.len() - 1, item_due);
     }
@@ -213,19 +220,46 @@ impl Reading {
         self.shared.send(node, self.spec.service, message, reply);
     }
 
-    /// A replica that holds something which has not gone into the answer and is not on its way.
+    /// Fetches what replicas hold that has not gone into the answer and is not on its way.
+    fn ask_disagreeing_holders(&mut self) {
+        while let Some(wanted) = self.disagreeing_holder() {
+            self.ask_item(wanted);
+        }
+    }
+
     fn disagreeing_holder(&self) -> Option<usize> {
-        if self.merged.is_some() && self.shared.mutants.has(Mutant::IgnoreDigests) {
+        let on_its_way = |digest| {
+            let due = |other: &Asked| other.item_due && !other.hedged && other.state == State::Holds(digest);
+            self.asked.iter().any(due)
+        };
+        if self.first_item_due() {
             return None;
         }
-        self.asked.iter().position(|asked| match asked.state {
-            State::Holds(digest) => {
-                let due =
-                    self.asked.iter().any(|other| other.item_due && other.state == State::Holds(digest));
-                !self.known.contains(&digest) && !due && !self.first_item_due()
-            }
-            _ => false,
+        let mut uncounted = self.uncounted().filter(|(index, _)| !self.asked[*index].item_due);
+        uncounted.find(|(_, digest)| !on_its_way(*digest)).map(|(index, _)| index)
+    }
+
+    /// The replicas that hold something which has not gone into the answer.
+    fn uncounted(&self) -> impl Iterator<Item = (usize, Digest)> {
+        self.asked.iter().enumerate().filter_map(|(index, asked)| match asked.state {
+            State::Holds(digest) if !asked.counted => Some((index, digest)),
+            _ => None,
         })
+    }
+
+    /// Counts the replicas whose item, or one with the same digest, has gone into the answer. A replica that only said
+    /// that it holds something else has not answered yet: it may have to be done without.
+    fn count_holders(&mut self) {
+        let blind = self.merged.is_some() && self.shared.mutants.has(Mutant::IgnoreDigests);
+        for asked in &mut self.asked {
+            let State::Holds(digest) = asked.state else { continue };
+            if !asked.counted && (blind || self.known.contains(&digest)) {
+                asked.counted = true;
+                if let Some(ask) = asked.ask {
+                    self.tally.answered(ask, Answer::Found);
+                }
+            }
+        }
     }
 
     /// The item of a replica that has not said anything yet: probably what the others hold.
@@ -233,9 +267,9 @@ impl Reading {
         self.asked.iter().any(|asked| asked.item_due && asked.state == State::Waiting && !asked.hedged)
     }
 
+    /// An item that disagrees is on its way, and has not had its time yet.
     fn awaits_item(&self) -> bool {
-        let holds = self.asked.iter().any(|asked| matches!(asked.state, State::Holds(_)));
-        holds && (self.merged.is_none() || self.asked.iter().any(|asked| asked.item_due && !asked.hedged))
+        self.uncounted().any(|(index, _)| !self.asked[index].hedged)
     }
 
     fn ask_item(&mut self, index: usize) {
@@ -254,17 +288,18 @@ impl Reading {
                 (State::Failed, true)
             }
         };
-        let answer = match state {
-            State::Holds(_) => Answer::Found,
-            State::Absent => Answer::NotFound { counts: self.absence_counts(node) },
-            State::Failed | State::Waiting => Answer::Failed,
-        };
         let asked = &mut self.asked[index];
         asked.item_due &= !was_due;
         asked.state = state;
-        if let Some(ask) = asked.ask {
+        let answer = match state {
+            State::Absent => Some(Answer::NotFound { counts: self.absence_counts(node) }),
+            State::Failed => Some(Answer::Failed),
+            State::Holds(_) | State::Waiting => None,
+        };
+        if let (Some(ask), Some(answer)) = (self.asked[index].ask, answer) {
             self.tally.answered(ask, answer);
         }
+        self.count_holders();
         self.ask_enough();
     }
 
@@ -376,6 +411,7 @@ impl Reading {
                 item_due: false,
                 state: State::Waiting,
                 hedged: false,
+                counted: false,
             });
             self.fetch(self.asked.len() - 1, false);
         }
