@@ -22,6 +22,8 @@ struct Counts {
     written: BTreeMap<SlotOf, u64>,
     /// Hints written since the walk that is under way began.
     written_in_walk: Option<BTreeMap<SlotOf, u64>>,
+    /// Writes that have been answered and that these nodes have neither acknowledged nor a hint for.
+    owed: BTreeMap<NodeId, u64>,
 }
 
 impl HintLedger {
@@ -30,6 +32,27 @@ impl HintLedger {
         *counts.written.entry(slot).or_default() += 1;
         if let Some(in_walk) = &mut counts.written_in_walk {
             *in_walk.entry(slot).or_default() += 1;
+        }
+    }
+
+    /// A write is on its way to these nodes, which are slow to take it: a hint may follow.
+    pub(crate) fn owe(&self, nodes: &[NodeId]) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in nodes {
+            *counts.owed.entry(*node).or_default() += 1;
+        }
+    }
+
+    /// What [`HintLedger::owe`] noted has arrived, or has become a hint.
+    pub(crate) fn settle(&self, nodes: &[NodeId]) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for node in nodes {
+            let left = counts.owed.get(node).map_or(0, |owed| owed.saturating_sub(1));
+            if left == 0 {
+                counts.owed.remove(node);
+            } else {
+                counts.owed.insert(*node, left);
+            }
         }
     }
 
@@ -58,7 +81,7 @@ impl HintLedger {
     /// The hints by the node that they are for, at least as many as there are.
     pub(crate) fn by_node(&self, topology: &Topology) -> BTreeMap<NodeId, u64> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut nodes = BTreeMap::new();
+        let mut nodes = counts.owed.clone();
         for (&(partition, slot), count) in counts.left.iter().chain(&counts.written) {
             let slots = topology.placement().partitions.get(usize::from(partition));
             let entry = slots.and_then(|slots| slots.slots.get(usize::from(slot)));

@@ -6,6 +6,7 @@
 
 use super::options::RequestError;
 use crate::{
+    handoff::HintLedger,
     mutant::Mutant,
     node::{Admitted, Outgoing, Outlook, Shared},
     quorum::{Achieved, Ask, AskId, Quorum, Tally, Verdict},
@@ -115,6 +116,30 @@ struct Replication {
     failures: Vec<(NodeId, Failure)>,
     sender: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+/// An answered write that has not reached everybody counts among the hints after this long: who looks whether all is at
+/// rest must not look between the answer and the hint.
+const OWED_AFTER: Duration = Duration::from_millis(50);
+
+/// The nodes that a write still owes its item to, as the ledger knows them.
+struct Owed {
+    ledger: Arc<HintLedger>,
+    nodes: Vec<NodeId>,
+}
+
+impl Owed {
+    fn are(&mut self, nodes: Vec<NodeId>) {
+        self.ledger.owe(&nodes);
+        self.ledger.settle(&self.nodes);
+        self.nodes = nodes;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.ledger.settle(&self.nodes);
+    }
 }
 
 /// An ask that is on its way.
@@ -237,8 +262,15 @@ impl Replication {
         }
         let env = self.shared.env.clone();
         self.shared.env.clone().spawn("write-rest", async move {
+            let mut owed = Owed { ledger: self.shared.hints.clone(), nodes: Vec::new() };
+            let owed_from = env.now() + OWED_AFTER;
             while self.sent.iter().any(|sent| !sent.answered) {
-                let wake = self.next_hedge(false).unwrap_or(self.spec.deadline).min(self.spec.deadline);
+                let late = env.now() >= owed_from;
+                if late {
+                    owed.are(self.outstanding());
+                }
+                let look_again = if late { self.spec.deadline } else { owed_from };
+                let wake = self.next_hedge(false).unwrap_or(self.spec.deadline).min(look_again);
                 match env.timeout_at(wake, self.answers.recv()).await {
                     Ok(Some(answer)) => self.take(answer),
                     Ok(None) => return,
@@ -247,6 +279,12 @@ impl Replication {
                 }
             }
         });
+    }
+
+    /// The nodes that have neither answered nor been stood in for.
+    fn outstanding(&self) -> Vec<NodeId> {
+        let waiting = self.sent.iter().filter(|sent| !sent.answered && !sent.hedged);
+        waiting.map(|sent| self.tally.ask(sent.ask).node).collect()
     }
 
     fn take(&mut self, (index, outcome): Answer) {
