@@ -175,7 +175,7 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::fs;
 
     const REPORT: &str = r#"{"nodes":[{"name":"node1","pid":12,"dir":"d","pb":"127.0.0.1:1","admin":"127.0.0.1:2"},
         {"name":"node2","pid":34,"dir":"d","pb":"127.0.0.1:3","admin":"127.0.0.1:4"}],"dir":"d"}"#;
@@ -183,8 +183,12 @@ mod tests {
     /// A program that acts as `rondel dev` would.
     fn plan(folder: &Path, script: &str) -> Plan {
         let program = folder.join("program");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        // Another process writes it: a test that forks meanwhile would keep this one's file open for writing, and then
+        // it can't be run ("text file busy").
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$2" && chmod 700 "$2""#;
+        let written =
+            std::process::Command::new("sh").args(["-c", write, "sh", script]).arg(&program).status();
+        assert!(written.unwrap().success());
         let parent = folder.join("parent");
         fs::create_dir(&parent).unwrap();
         Plan { program, parent, nodes: 2, base_port: 1, settings: vec!["a=b".to_owned()] }
