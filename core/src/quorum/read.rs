@@ -112,8 +112,10 @@ impl ReadTally {
         };
         let Some(unmet) = missed else { return ReadVerdict::Waiting };
         let not_found = self.slots(|answer| matches!(answer, Answer::NotFound { .. }));
+        // An owner that may only not have it yet has not said "nothing".
+        let unsure = self.slots(|answer| answer == Answer::NotFound { counts: false });
         let failed = self.slots(|answer| answer == Answer::Failed) & !not_found;
-        if found == 0 && failed == 0 && not_found != 0 {
+        if found == 0 && (failed | unsure) == 0 && not_found != 0 {
             ReadVerdict::NotFound
         } else {
             ReadVerdict::Unmet(unmet)
