@@ -1,0 +1,37 @@
+//! A local cluster in daily use.
+
+use crate::harness::{Dev, json};
+use std::collections::BTreeSet;
+
+#[test]
+fn a_new_cluster_stores_reads_lists_and_deletes_at_any_node() {
+    let dev = Dev::start(3);
+    let status = dev.status();
+    assert_eq!(status["cluster"]["present"], 3);
+    assert_eq!(status["cluster"]["partitions_under_replicated"], 0);
+    assert_eq!(status["node"]["serving"], true);
+
+    dev.kv_at("node1", &["put", "greetings", "hello", "Hello, ring"]).ok();
+    for node in ["node1", "node2", "node3"] {
+        assert_eq!(dev.kv_at(node, &["get", "greetings", "hello"]).ok(), "Hello, ring");
+    }
+    dev.kv_at("node2", &["put", "greetings", "hello", "Bonjour, ring"]).ok();
+    let both = json(&dev.kv_at("node3", &["get", "greetings", "hello", "--format", "json"]).ok());
+    let values = both["values"].as_array().unwrap().iter().map(|value| value["value"].as_str().unwrap());
+    let values = values.collect::<BTreeSet<_>>();
+    assert_eq!(values, BTreeSet::from(["Hello, ring", "Bonjour, ring"]));
+    let context = both["context"].as_str().unwrap();
+    dev.kv_at("node3", &["put", "greetings", "hello", "both", "--context", context]).ok();
+    assert_eq!(dev.kv_at("node1", &["get", "greetings", "hello"]).ok(), "both");
+
+    dev.kv_at("node1", &["put", "greetings", "bye", "Bye"]).ok();
+    assert_eq!(dev.kv_at("node2", &["list"]).ok(), "greetings\n");
+    let keys = dev.kv_at("node2", &["list", "greetings"]).ok();
+    let mut keys = keys.lines().collect::<Vec<_>>();
+    keys.sort_unstable();
+    assert_eq!(keys, ["bye", "hello"]);
+
+    dev.kv_at("node3", &["delete", "greetings", "hello"]).ok();
+    dev.kv_at("node1", &["get", "greetings", "hello"]).fails(1, &["not found: greetings/hello"]);
+    assert_eq!(dev.kv_at("node2", &["list", "greetings"]).ok(), "bye\n");
+}

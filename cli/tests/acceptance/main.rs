@@ -1,0 +1,11 @@
+//! The binary as people use it: real processes, sockets and disks, and what only they can show.
+//!
+//! Every test has clusters, folders and ports of its own, waits for what it needs instead of for a time, and leaves no
+//! process behind. The rules of the system itself are tried in simulation, under far more faults.
+
+mod bad_start;
+mod cluster;
+mod data_dir;
+mod durability;
+mod harness;
+mod strangers;
