@@ -94,7 +94,7 @@ fn a_folder_that_this_user_may_not_enter_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("data");
     fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = crate::harness::start(&dir, &[] as &[&str]);
     if fs::read_dir(&dir).is_ok() {
         // Permissions do not bind this user: let the process run as one whom they do, from where that one may look.

@@ -3,6 +3,8 @@
 //! Every test has clusters, folders and ports of its own, waits for what it needs instead of for a time, and leaves no
 //! process behind. The rules of the system itself are tried in simulation, under far more faults.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod bad_start;
 mod cluster;
 mod data_dir;
