@@ -47,8 +47,15 @@ pub enum ReadVerdict {
 pub struct ReadTally {
     tally: Tally,
     rule: ReadRule,
-    /// The answers so far, with the slots of their asks.
-    answers: Vec<(u16, Answer)>,
+    /// The answers so far, with the slots of their asks: those of its owner, and all.
+    answers: Vec<(Slots, Answer)>,
+}
+
+/// Slots that an ask is about, one bit each.
+#[derive(Debug, Clone, Copy)]
+struct Slots {
+    owned: u16,
+    all: u16,
 }
 
 impl ReadTally {
@@ -90,7 +97,7 @@ impl ReadTally {
         if matches!(ask.state, AskState::Acked | AskState::Failed) {
             return;
         }
-        self.answers.push((ask.owned | ask.stand_in, answer));
+        self.answers.push((Slots { owned: ask.owned, all: ask.owned | ask.stand_in }, answer));
         let success = match answer {
             Answer::Found => true,
             Answer::NotFound { counts } => counts && self.rule.notfound_ok,
@@ -111,12 +118,19 @@ impl ReadTally {
             Verdict::Waiting => None,
         };
         let Some(unmet) = missed else { return ReadVerdict::Waiting };
-        let not_found = self.slots(|answer| matches!(answer, Answer::NotFound { .. }));
-        // An owner that may only not have it yet has not said "nothing".
+        let is_nothing = |answer| matches!(answer, Answer::NotFound { .. });
+        let nothing = self.slots(is_nothing);
+        let failed = self.slots(|answer| answer == Answer::Failed) & !nothing;
+        if found != 0 || failed != 0 || nothing == 0 {
+            return ReadVerdict::Unmet(unmet);
+        }
+        // An owner that may only not have it yet has not said "nothing", unless all owners say the same: then no write
+        // that this read must see is anywhere else.
         let unsure = self.slots(|answer| answer == Answer::NotFound { counts: false });
-        let failed = self.slots(|answer| answer == Answer::Failed) & !not_found;
-        if found == 0 && (failed | unsure) == 0 && not_found != 0 {
+        if unsure == 0 || self.by_owners(is_nothing) == self.all_slots() {
             ReadVerdict::NotFound
+        } else if self.tally.asks().any(|(_, ask)| matches!(ask.state, AskState::Unsent | AskState::Sent)) {
+            ReadVerdict::Waiting
         } else {
             ReadVerdict::Unmet(unmet)
         }
@@ -129,7 +143,19 @@ impl ReadTally {
     }
 
     fn slots(&self, holds: impl Fn(Answer) -> bool) -> u16 {
+        self.union(holds, |slots| slots.all)
+    }
+
+    fn by_owners(&self, holds: impl Fn(Answer) -> bool) -> u16 {
+        self.union(holds, |slots| slots.owned)
+    }
+
+    fn union(&self, holds: impl Fn(Answer) -> bool, of: impl Fn(Slots) -> u16) -> u16 {
         let answers = self.answers.iter().filter(|(_, answer)| holds(*answer));
-        answers.fold(0, |slots, (of, _)| slots | of)
+        answers.fold(0, |slots, (more, _)| slots | of(*more))
+    }
+
+    fn all_slots(&self) -> u16 {
+        (0..self.tally.quorum().n).fold(0, |slots, slot| slots | 1 << slot)
     }
 }

@@ -269,7 +269,7 @@ fn reads_end_as_riaks_do() {
     let pr2 = Quorum { owners: 2, ..r1 };
     let found = |count| ReadVerdict::Found(Achieved { slots: count, owners: count, nodes: count });
     let unmet = |need, have| ReadVerdict::Unmet(Unmet::Slots { need, have });
-    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 21] = [
+    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 24] = [
         (r2, ok, &[], ReadVerdict::Waiting),
         (r2, ok, &[FOUND], ReadVerdict::Waiting),
         (r2, ok, &[FOUND, FOUND], found(2)),
@@ -277,7 +277,9 @@ fn reads_end_as_riaks_do() {
         (r2, ok, &[NONE, NONE], ReadVerdict::NotFound),
         (r2, ok, &[NONE, BEHIND], ReadVerdict::Waiting),
         (r2, ok, &[BEHIND, NONE, NONE], ReadVerdict::NotFound),
-        (r2, ok, &[BEHIND, BEHIND], unmet(2, 0)),
+        (r2, ok, &[BEHIND, BEHIND], ReadVerdict::Waiting),
+        (r2, ok, &[BEHIND, BEHIND, FAILED], unmet(2, 0)),
+        (r3, ok, &[BEHIND, NONE, NONE], ReadVerdict::NotFound),
         (r2, ok, &[FAILED, FAILED], unmet(2, 0)),
         (r2, ok, &[FAILED, NONE, FAILED], unmet(2, 1)),
         (r3, ok, &[FAILED], unmet(3, 0)),
@@ -289,7 +291,8 @@ fn reads_end_as_riaks_do() {
         (r1, not_ok, &[NONE, NONE, NONE], ReadVerdict::NotFound),
         (r1, basic, &[NONE, NONE], ReadVerdict::NotFound),
         (r1, basic, &[NONE, FAILED], unmet(1, 0)),
-        (pr2, ok, &[NONE, BEHIND, BEHIND], ReadVerdict::Unmet(Unmet::Owners { need: 2, have: 1 })),
+        (pr2, ok, &[NONE, BEHIND, BEHIND], ReadVerdict::NotFound),
+        (pr2, ok, &[NONE, BEHIND, FAILED], ReadVerdict::Unmet(Unmet::Owners { need: 2, have: 1 })),
         (pr2, ok, &[FOUND, FAILED, FAILED], ReadVerdict::Unmet(Unmet::Owners { need: 2, have: 1 })),
     ];
     for (quorum, rule, answers, expected) in table {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     node::{Outgoing, Shared},
     quorum::{Achieved, Quorum},
-    reply::{Failure, FailureCode, ReplyTo},
+    reply::{FailureCode, ReplyTo},
     ring::{Serving, Use},
     topology::Topology,
 };
@@ -36,21 +36,26 @@ pub(crate) async fn update(
     retry_elsewhere: bool,
 ) -> Result<Written, RequestError> {
     let mut last = RequestError::NotServing("no node that could coordinate the write is up".into());
+    let mut unknown = false;
     for node in coordinators(shared, topology, &spec) {
         let outcome = if node == shared.me {
             write::coordinate(shared, topology, spec.clone(), message, body.clone()).await
         } else {
             ask(shared, topology, node, &spec, message, &body, retry_elsewhere).await
         };
-        match outcome {
-            Err(error) if next_may_help(&error, retry_elsewhere) => last = error,
-            other => return other,
-        }
-        if shared.env.now() >= spec.deadline {
+        let error = match outcome {
+            Ok(written) => return Ok(written),
+            Err(error) => error,
+        };
+        let go_on = next_may_help(&error, retry_elsewhere) && shared.env.now() < spec.deadline;
+        unknown |= error == RequestError::Unknown;
+        last = error;
+        if !go_on {
             break;
         }
     }
-    Err(last)
+    // What a lost coordinator may have done is not undone by the refusal of the next.
+    Err(if unknown && last.nothing_was_done() { RequestError::Unknown } else { last })
 }
 
 fn coordinators(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: &WriteSpec) -> Vec<NodeId> {
@@ -105,19 +110,8 @@ async fn ask(
     };
     match shared.env.timeout_at(until, answer).await {
         Ok(Ok(Ok(body))) => parse_written(body),
-        Ok(Ok(Err(failure))) => Err(error_of(failure)),
+        Ok(Ok(Err(failure))) => Err(RequestError::of_update(failure)),
         Ok(Err(_)) | Err(_) => Err(RequestError::Unknown),
-    }
-}
-
-fn error_of(failure: Failure) -> RequestError {
-    match failure.code {
-        FailureCode::Unknown
-        | FailureCode::Disconnected
-        | FailureCode::Dropped
-        | FailureCode::StoreFailed
-        | FailureCode::Panicked => RequestError::Unknown,
-        _ => RequestError::of(failure),
     }
 }
 

@@ -255,6 +255,18 @@ impl RequestError {
         }
     }
 
+    /// What a coordinator's failure means for an update: whether it was done may be unknown.
+    pub(crate) fn of_update(failure: Failure) -> Self {
+        match failure.code {
+            FailureCode::Unknown
+            | FailureCode::Disconnected
+            | FailureCode::Dropped
+            | FailureCode::StoreFailed
+            | FailureCode::Panicked => Self::Unknown,
+            _ => Self::of(failure),
+        }
+    }
+
     /// The error as a coordinator tells it to the edge.
     pub(crate) fn into_failure(self) -> Failure {
         let with = |code, detail: &[u8]| Failure { code, detail: Bytes::copy_from_slice(detail) };
@@ -267,6 +279,7 @@ impl RequestError {
                 with(FailureCode::Unmet, &[requirement.number(), need, have])
             }
             Self::Refused(reason) => Failure::because(FailureCode::Refused, reason),
+            Self::Unknown | Self::BadAnswer(_) => Failure::new(FailureCode::Unknown),
             other => Failure::because(FailureCode::NotServing, other),
         }
     }

@@ -90,7 +90,7 @@ pub(crate) async fn coordinate(
         reply,
     });
     let executed = executed.await.map_err(|_| RequestError::NotServing("the lane has stopped".into()))?;
-    let Executed { reply, item, again, mine } = executed.map_err(RequestError::of)?;
+    let Executed { reply, item, again, mine } = executed.map_err(RequestError::of_update)?;
     let Some(item) = item else {
         return Ok(Written { reply, achieved: Achieved::default() });
     };

@@ -208,6 +208,23 @@ impl Schedule {
         self.0.iter().filter_map(|fault| fault.kind.destroys()).collect()
     }
 
+    /// The nodes whose disks are empty in the end. One that is rolled back after it was wiped has its old disk again,
+    /// unless that was empty, too.
+    #[must_use]
+    pub fn empties(&self) -> BTreeSet<u32> {
+        let (mut empty, mut images) = (BTreeSet::new(), BTreeSet::new());
+        for (_, index, begins) in play::timeline(&self.0) {
+            match (&self.0[index].kind, begins) {
+                (FaultKind::Wipe { node }, true) => drop(empty.insert(*node)),
+                (FaultKind::RollBack { node }, true) if empty.contains(node) => drop(images.insert(index)),
+                (FaultKind::RollBack { node }, false) if images.contains(&index) => drop(empty.insert(*node)),
+                (FaultKind::RollBack { node }, false) => drop(empty.remove(node)),
+                _ => {}
+            }
+        }
+        empty
+    }
+
     /// The schedule without one of its faults.
     #[must_use]
     pub fn without(&self, index: usize) -> Self {

@@ -13,7 +13,7 @@ use rondel_core::{
     proto::{Msg, id::NodeId},
     ring::position_of,
     store::row::Body,
-    testing::{Control, RowKind, Sim, StoredRow, TestCluster, nemesis::FaultKind},
+    testing::{Control, RowKind, Sim, StoredRow, TestCluster},
 };
 use rondel_kv::{KvVnode, Object, VnodeConfig, view};
 use std::{
@@ -33,8 +33,8 @@ const RETURN_MAX: Duration = Duration::from_secs(180);
 const REPAIR_WAIT: Duration = Duration::from_secs(8);
 /// How often all keys are read until all owners are equal.
 const ROUNDS_MAX: u32 = 4;
-/// How often a key is read until it can be.
-const READS_MAX: u32 = 5;
+/// How long a key may be unreadable once all is healed: for a minute an owner that was away may not say "nothing".
+const UNREADABLE_MAX: Duration = Duration::from_secs(75);
 
 /// What a run came to.
 pub(crate) struct Report {
@@ -185,16 +185,7 @@ impl Run {
     /// Brings every node back that can come back; gives those that stay out, as they must.
     async fn heal(&self) -> Result<Vec<u32>, Violation> {
         let cluster = &self.cluster;
-        let wiped: BTreeSet<u32> = self
-            .plan
-            .schedule
-            .0
-            .iter()
-            .filter_map(|fault| match fault.kind {
-                FaultKind::Wipe { node } => Some(node),
-                _ => None,
-            })
-            .collect();
+        let wiped = self.plan.schedule.empties();
         let destroyed = self.plan.schedule.destroys();
         let until = self.control.elapsed() + RETURN_MAX;
         for node in cluster.nodes() {
@@ -268,7 +259,8 @@ impl Run {
     }
 
     async fn read(&self, worker: &mut Worker, key: Key, owners: u8) -> bool {
-        for _ in 0..READS_MAX {
+        let until = self.control.elapsed() + UNREADABLE_MAX;
+        while self.control.elapsed() < until {
             read_all(worker, key, owners).await;
             if self.record.last_is_done() {
                 return true;

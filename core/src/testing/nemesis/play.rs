@@ -43,7 +43,7 @@ impl Schedule {
 }
 
 /// When which fault begins or ends, in the order of time; of several at once the ends come first.
-fn timeline(faults: &[Fault]) -> Vec<(Duration, usize, bool)> {
+pub(super) fn timeline(faults: &[Fault]) -> Vec<(Duration, usize, bool)> {
     let begins = faults.iter().enumerate().map(|(index, fault)| (fault.at, index, true));
     let ends = faults.iter().enumerate().map(|(index, fault)| (fault.at + fault.lasts, index, false));
     let mut timeline: Vec<_> = begins.chain(ends).collect();
@@ -248,5 +248,17 @@ mod tests {
         let order = timeline(&[fault(0, 10), fault(10, 0), fault(10, 5)]);
         let order: Vec<_> = order.into_iter().map(|(_, index, begins)| (index, begins)).collect();
         assert_eq!(order, [(0, true), (0, false), (1, true), (1, false), (2, true), (2, false)]);
+    }
+
+    #[test]
+    fn a_disk_is_empty_in_the_end_unless_what_it_had_comes_back() {
+        let fault =
+            |at, lasts, kind| Fault { at: Duration::from_secs(at), lasts: Duration::from_secs(lasts), kind };
+        let (wipe, roll_back) = (FaultKind::Wipe { node: 0 }, FaultKind::RollBack { node: 0 });
+        let empties = |faults: &[Fault]| !Schedule(faults.to_vec()).empties().is_empty();
+        assert!(empties(&[fault(1, 1, wipe.clone())]));
+        assert!(!empties(&[fault(0, 9, roll_back.clone()), fault(1, 1, wipe.clone())]));
+        assert!(empties(&[fault(0, 2, roll_back.clone()), fault(5, 1, wipe.clone())]));
+        assert!(empties(&[fault(1, 1, wipe), fault(3, 9, roll_back)]), "what comes back is as empty");
     }
 }
