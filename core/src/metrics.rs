@@ -67,6 +67,9 @@ pub(crate) struct Metrics {
     pub(crate) store_written_bytes: Counter,
     pub(crate) store_hits: Counter,
     pub(crate) store_misses: Counter,
+    pub(crate) store_filter_bytes: Gauge,
+    pub(crate) store_denied: Counter,
+    pub(crate) store_vain_reads: Counter,
     pub(crate) store_failed: Gauge,
 }
 
@@ -100,6 +103,9 @@ impl Metrics {
                 store_written_bytes: counter!("rondel_core_store_written_bytes_total"),
                 store_hits: counter!("rondel_core_store_hits_total"),
                 store_misses: counter!("rondel_core_store_misses_total"),
+                store_filter_bytes: gauge!("rondel_core_store_filter_bytes"),
+                store_denied: counter!("rondel_core_store_denied_total"),
+                store_vain_reads: counter!("rondel_core_store_vain_reads_total"),
                 store_failed: gauge!("rondel_core_store_failed"),
             }
         })
@@ -179,6 +185,21 @@ fn describe() {
         "rondel_core_store_misses_total",
         count,
         "row look-ups that only the disk could answer"
+    );
+    describe_gauge!(
+        "rondel_core_store_filter_bytes",
+        Unit::Bytes,
+        "memory that knows which rows the store's tables do not have"
+    );
+    describe_counter!(
+        "rondel_core_store_denied_total",
+        count,
+        "row look-ups that the filter answered: there is no such row"
+    );
+    describe_counter!(
+        "rondel_core_store_vain_reads_total",
+        count,
+        "reads of the disk that found no row, because the filter was wrong or not ready"
     );
     describe_gauge!(
         "rondel_core_store_failed",

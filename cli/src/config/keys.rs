@@ -146,6 +146,13 @@ pub(crate) const KEYS: &[Key] = &[
         about: "Memory for pages of the store's files.",
     },
     Key {
+        name: "store.filter_bytes",
+        kind: Kind::Bytes { min: 0 },
+        default: "16MiB",
+        about: "Memory that knows which rows the disk does not have, so that the first write of a key reads nothing. \
+                1.25 bytes for each row make it right 99 times in 100.",
+    },
+    Key {
         name: "store.backlog_bytes_max",
         kind: Kind::Bytes { min: 1 << 20 },
         default: "64MiB",

@@ -71,6 +71,8 @@ pub(crate) struct Config {
     pub(crate) store_cache_bytes: u64,
     /// Memory for pages.
     pub(crate) store_page_cache_bytes: usize,
+    /// Memory for what knows which rows the tables do not have; 0 for none.
+    pub(crate) store_filter_bytes: usize,
     /// Bytes that may wait for the disk.
     pub(crate) store_backlog_bytes_max: u64,
     /// Room on the disk that clients leave alone.
@@ -190,6 +192,7 @@ impl Config {
             },
             store_cache_bytes: number(&layers, "store.cache_bytes"),
             store_page_cache_bytes: number(&layers, "store.page_cache_bytes"),
+            store_filter_bytes: number(&layers, "store.filter_bytes"),
             store_backlog_bytes_max: number(&layers, "store.backlog_bytes_max"),
             store_disk_reserve_bytes: number(&layers, "store.disk_reserve_bytes"),
             log_filter: text(&layers, "log.level").unwrap_or_default(),

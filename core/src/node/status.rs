@@ -194,6 +194,9 @@ impl Node {
         metrics.store_written_bytes.absolute(stats.written_bytes);
         metrics.store_hits.absolute(stats.hits);
         metrics.store_misses.absolute(stats.misses);
+        metrics.store_filter_bytes.set(stats.filter_bytes as f64);
+        metrics.store_denied.absolute(stats.denied);
+        metrics.store_vain_reads.absolute(stats.vain_reads);
         let failed = self.shared.durable.progress().borrow().failed.is_some();
         metrics.store_failed.set(f64::from(u8::from(failed)));
     }

@@ -3,7 +3,8 @@
 //! The number of files is fixed when the store is made and kept in its first file.
 
 use super::{
-    OpenError, StoreError,
+    OpenError, StoreConfig, StoreError,
+    filter::KeptFilter,
     key::position_bits,
     tables::{self, Rows, Snapshot, Tables, Value},
 };
@@ -19,20 +20,20 @@ const FILES_MAX: u32 = 256;
 pub(super) struct StoreFiles(Vec<Arc<Tables>>);
 
 impl StoreFiles {
-    /// Opens the files in a directory, or makes `count` of them (rounded up to a power of two). Blocks.
-    pub(super) fn open(
-        disk: &dyn Disk,
-        directory: &Path,
-        count: u32,
-        page_cache_bytes: usize,
-    ) -> Result<Self, OpenError> {
+    /// Opens the files in a directory, or makes as many as configured (rounded up to a power of two). Blocks.
+    pub(super) fn open(disk: &dyn Disk, directory: &Path, config: &StoreConfig) -> Result<Self, OpenError> {
         let path = |number: u32| directory.join(format!("rows-{number:03}.redb"));
-        let count = count.clamp(1, FILES_MAX).next_power_of_two();
-        let first = Tables::open(disk, &path(0), page_cache_bytes / count as usize)?;
+        let count = config.log.store_files.clamp(1, FILES_MAX).next_power_of_two();
+        let open = |number, count| {
+            let [page_cache_bytes, filter_bytes] =
+                [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
+            Tables::open(disk, &path(number), page_cache_bytes, filter_bytes)
+        };
+        let first = open(0, count)?;
         let count = kept_count(&first, count).map_err(|error| OpenError::from_store(&path(0), error))?;
         let mut files = vec![Arc::new(first)];
         for number in 1..count {
-            files.push(Arc::new(Tables::open(disk, &path(number), page_cache_bytes / count as usize)?));
+            files.push(Arc::new(open(number, count)?));
         }
         Ok(Self(files))
     }
@@ -52,7 +53,13 @@ impl StoreFiles {
 
     /// The rows of all files as of their last commits.
     pub(super) fn snapshots(&self) -> Result<Snapshots, StoreError> {
-        self.0.iter().map(|file| file.snapshot()).collect::<Result<_, _>>().map(Snapshots)
+        let snapshot = |file: &Arc<Tables>| Ok((file.snapshot()?, file.filter().cloned()));
+        self.0.iter().map(snapshot).collect::<Result<_, _>>().map(Snapshots)
+    }
+
+    /// Bytes of the files' filters.
+    pub(super) fn filter_bytes(&self) -> u64 {
+        self.0.iter().filter_map(|file| file.filter()).map(|filter| filter.bytes()).sum()
     }
 
     /// Bytes that the files occupy.
@@ -74,15 +81,20 @@ fn kept_count(first: &Tables, count: u32) -> Result<u32, StoreError> {
 }
 
 /// The rows of all files, each as of one commit.
-pub(super) struct Snapshots(Vec<Snapshot>);
+pub(super) struct Snapshots(Vec<(Snapshot, Option<Arc<KeptFilter>>)>);
 
 impl Snapshots {
     pub(super) fn one(snapshot: Snapshot) -> Self {
-        Self(vec![snapshot])
+        Self(vec![(snapshot, None)])
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        tables::get(&self.0[file_of(key, self.0.len())], key)
+        tables::get(&self.0[file_of(key, self.0.len())].0, key)
+    }
+
+    /// Whether there is certainly no row of this key, not even one that came after these snapshots.
+    pub(super) fn deny(&self, key: &[u8]) -> bool {
+        self.0[file_of(key, self.0.len())].1.as_ref().is_some_and(|filter| filter.denies(key))
     }
 
     /// The rows of one table between the bounds, in order.
@@ -106,7 +118,7 @@ pub(super) struct FileRows<'a> {
     lower: Bound<&'a [u8]>,
     upper: Bound<&'a [u8]>,
     rows: Option<Rows<'a>>,
-    waiting: std::slice::Iter<'a, Snapshot>,
+    waiting: std::slice::Iter<'a, (Snapshot, Option<Arc<KeptFilter>>)>,
 }
 
 impl<'a> FileRows<'a> {
@@ -117,7 +129,7 @@ impl<'a> FileRows<'a> {
             {
                 return Ok(Some(row));
             }
-            let Some(file) = self.waiting.next() else { return Ok(None) };
+            let Some((file, _)) = self.waiting.next() else { return Ok(None) };
             self.rows = Some(Rows::new(file, self.lower, self.upper)?);
         }
     }

@@ -15,13 +15,13 @@ use super::{
     log::{
         Recovery,
         mutant::Mutant,
-        recovery::{APPLIED_MARK, FIRST_MARK, Recovered, io_error, recover},
+        recovery::{FIRST_MARK, Recovered, io_error, recover},
         segment::Segments,
         writer::{Batch, Writer, Written},
     },
     memtable::Memtable,
     serving::Serving,
-    tables::Transaction,
+    tables::{Tables, Transaction},
     view::Taking,
 };
 use crate::env::{BoxFuture, Env};
@@ -38,6 +38,8 @@ use tokio::sync::{Notify, watch};
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
+/// Rows whose keys are added to a filter at a time.
+const FILTER_ROWS: usize = 4096;
 /// The longest pause between two slices of a flush.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
@@ -87,7 +89,7 @@ impl LogStore {
     pub async fn open(env: &Env, directory: &Path, config: StoreConfig) -> Result<Self, OpenError> {
         let (disk, at, with, new_log) = (env.disk(), directory.to_owned(), config.clone(), env.random_u128());
         let opened = env.block(move || {
-            let files = StoreFiles::open(&*disk, &at, with.log.store_files, with.page_cache_bytes)?;
+            let files = StoreFiles::open(&*disk, &at, &with)?;
             let opened = recover(disk, &at.join("log"), &files, &with.log, new_log)
                 .and_then(|recovered| Ok((files.snapshots()?, recovered)));
             let (snapshots, recovered) = opened.map_err(|error| OpenError::from_store(&at, error))?;
@@ -101,6 +103,7 @@ impl LogStore {
         let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
         let serving = Serving::new(env, &directory.join("log"), config.clone(), snapshots, wakes).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
+        serving.counts.filter_bytes.store(files.filter_bytes(), Relaxed);
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(Arc::clone(&segments), config.log, tail, last);
         let queue = Mutex::default();
@@ -211,13 +214,22 @@ impl Log {
 /// The flush task.
 impl Log {
     async fn flush(self: Arc<Self>, files: Arc<StoreFiles>) {
+        // Where the filling of a filter has got to.
+        let mut filling = None;
         loop {
             let taking = self.serving.view.taking();
             if taking == Taking::Stopped {
                 break;
             }
             if taking == Taking::Yes && !self.is_flush_due() {
-                self.flush.notified().await;
+                match self.fill_filter(&files, &mut filling).await {
+                    Ok(true) => {}
+                    Ok(false) => self.flush.notified().await,
+                    Err(error) => {
+                        self.serving.fail(error);
+                        break;
+                    }
+                }
                 continue;
             }
             let Some(frozen) = self.serving.view.freeze() else {
@@ -240,6 +252,34 @@ impl Log {
         self.serving.view.active_bytes() >= memtable_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
     }
 
+    /// Adds some keys to a filter that is not complete, while no flush is due; whether there was something to do.
+    async fn fill_filter(
+        &self,
+        files: &StoreFiles,
+        filling: &mut Option<(Arc<Tables>, Bytes)>,
+    ) -> Result<bool, StoreError> {
+        let wanting =
+            || files.all().iter().find(|file| file.filter().is_some_and(|filter| filter.is_wanting()));
+        let (file, after) = match filling.take() {
+            Some((file, after)) => (file, Some(after)),
+            None => match wanting() {
+                Some(file) => (Arc::clone(file), None),
+                None => return Ok(false),
+            },
+        };
+        let began = self.serving.env.now();
+        let step = move || {
+            let last = file.add_to_filter(after.as_deref(), FILTER_ROWS)?;
+            if last.is_none() {
+                file.finish_filter()?;
+            }
+            Ok(last.map(|last| (file, last)))
+        };
+        *filling = self.serving.block(step).await?;
+        self.pause(self.serving.env.now() - began).await;
+        Ok(true)
+    }
+
     async fn flush_memtable(
         &self,
         files: &Arc<StoreFiles>,
@@ -259,6 +299,7 @@ impl Log {
         }
         let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
         let retire = move || {
+            files.all().iter().try_for_each(|file| file.review_filter())?;
             view.retire(&moved, files.snapshots()?);
             Ok(files.bytes())
         };
@@ -310,9 +351,13 @@ impl Log {
             self.pause(self.serving.env.now() - began).await;
         }
         let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
+        let forgetful = self.serving.config.log.breaks(Mutant::ForgottenFilter);
         let finish = move || {
+            if forgetful {
+                transaction.forget_added();
+            }
             if !unmarked {
-                transaction.mark(APPLIED_MARK, u128::from(applied))?;
+                transaction.mark_applied(u128::from(applied))?;
             }
             if let Some(first) = first_needed {
                 transaction.mark(FIRST_MARK, u128::from(first))?;
@@ -378,7 +423,7 @@ struct FlushSlice {
 
 impl FlushSlice {
     /// Puts the slice's rows into the transaction; gives the key after which to go on, or none at the end.
-    fn change(self, transaction: Transaction) -> Result<(Transaction, Option<Bytes>), StoreError> {
+    fn change(self, mut transaction: Transaction) -> Result<(Transaction, Option<Bytes>), StoreError> {
         let mut bytes = 0;
         let mut last = None;
         let rows =

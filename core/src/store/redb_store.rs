@@ -32,7 +32,7 @@ impl RedbStore {
     pub async fn open(env: &Env, path: &Path, config: StoreConfig) -> Result<Self, OpenError> {
         let (disk, at, page_cache_bytes) = (env.disk(), path.to_owned(), config.page_cache_bytes);
         let opened = env.block(move || {
-            let tables = Tables::open(&*disk, &at, page_cache_bytes)?;
+            let tables = Tables::open(&*disk, &at, page_cache_bytes, 0)?;
             let snapshot = tables.snapshot().map_err(|error| OpenError::from_store(&at, error))?;
             Ok((tables, snapshot))
         });

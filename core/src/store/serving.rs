@@ -1,8 +1,11 @@
 //! What the stores on disk have in common: the view and its readers, progress, and stopping for good.
 
 use super::{
-    OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats, files::Snapshots,
-    readers::Readers, space::Space, view::View,
+    OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats,
+    files::Snapshots,
+    readers::Readers,
+    space::Space,
+    view::{Figures, View},
 };
 use crate::env::{BoxFuture, Env};
 use bytes::Bytes;
@@ -37,6 +40,7 @@ pub(super) struct Counts {
     pub(super) batches: AtomicU64,
     pub(super) written_bytes: AtomicU64,
     pub(super) file_bytes: AtomicU64,
+    pub(super) filter_bytes: AtomicU64,
 }
 
 impl fmt::Debug for Serving {
@@ -150,13 +154,16 @@ impl Serving {
     }
 
     pub(super) fn stats(&self) -> StoreStats {
-        let (cache_bytes, hits, misses) = self.view.figures();
+        let Figures { cache_bytes, hits, denied, misses, vain_reads } = self.view.figures();
         StoreStats {
             backlog_bytes: self.view.memtable_bytes(),
             log_bytes: 0,
             cache_bytes,
+            filter_bytes: self.counts.filter_bytes.load(Relaxed),
             hits,
+            denied,
             misses,
+            vain_reads,
             commits: self.counts.commits.load(Relaxed),
             batches: self.counts.batches.load(Relaxed),
             written_bytes: self.counts.written_bytes.load(Relaxed),

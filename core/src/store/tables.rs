@@ -4,10 +4,16 @@
 //! not check what it reads: rows carry checksums of their own. What redb reports as damaged, or panics over, is
 //! [`StoreError::Damaged`].
 
-use super::{OpenError, StoreError, redb_file::RedbFile};
+use super::{
+    OpenError, StoreError,
+    filter::{KeptFilter, KeyHash},
+    redb_file::RedbFile,
+};
 use crate::env::{Disk, File};
 use bytes::Bytes;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition,
+};
 use std::{
     io::{
         self,
@@ -24,19 +30,27 @@ const META: TableDefinition<'static, &str, u128> = TableDefinition::new("meta");
 /// The layout of the file. An unknown one is refused.
 const FORMAT_KEY: &str = "format";
 const FORMAT: u128 = 1;
+/// Every batch up to this number is in the file.
+pub(super) const APPLIED_MARK: &str = "applied";
 
 /// An open store file.
 pub(super) struct Tables {
     database: Database,
     file: Arc<dyn File>,
+    filter: Option<Arc<KeptFilter>>,
 }
 
 /// The rows as of one commit. Holding it keeps that commit's pages from reuse.
 pub(super) type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 impl Tables {
-    /// Opens the file, or makes it. Blocks.
-    pub(super) fn open(disk: &dyn Disk, path: &Path, page_cache_bytes: usize) -> Result<Self, OpenError> {
+    /// Opens the file, or makes it. Without bytes for a filter it has none. Blocks.
+    pub(super) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        page_cache_bytes: usize,
+        filter_bytes: usize,
+    ) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let damaged = |error| OpenError::from_store(path, error);
         let file = match disk.open(path, false) {
@@ -49,7 +63,7 @@ impl Tables {
             opened => opened,
         };
         let file = file.map_err(failed)?;
-        guarded(|| Self::open_file(file, page_cache_bytes)).map_err(damaged)
+        guarded(|| Self::open_file(file, page_cache_bytes, filter_bytes)).map_err(damaged)
     }
 
     fn format(file: &Arc<dyn File>) -> Result<(), redb::Error> {
@@ -62,14 +76,19 @@ impl Tables {
         Ok(file.sync()?)
     }
 
-    fn open_file(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
+    fn open_file(
+        file: Arc<dyn File>,
+        page_cache_bytes: usize,
+        filter_bytes: usize,
+    ) -> Result<Self, redb::Error> {
         // redb would make a new database of it.
         if file.len()? == 0 {
             return Err(redb::Error::Corrupted("it is empty".to_owned()));
         }
         let tables = Self::with_cache(file, page_cache_bytes)?;
         match tables.meta(FORMAT_KEY)? {
-            Some(FORMAT) => Ok(tables),
+            Some(FORMAT) if filter_bytes == 0 => Ok(tables),
+            Some(FORMAT) => tables.with_filter(filter_bytes),
             Some(other) => Err(redb::Error::Corrupted(format!(
                 "its layout is {other}, and this release knows {FORMAT} only: run the release that wrote it"
             ))),
@@ -81,7 +100,16 @@ impl Tables {
         let mut builder = redb::Builder::new();
         let database =
             builder.set_cache_size(page_cache_bytes).create_with_backend(RedbFile(Arc::clone(&file)))?;
-        Ok(Self { database, file })
+        Ok(Self { database, file, filter: None })
+    }
+
+    fn with_filter(mut self, bytes: usize) -> Result<Self, redb::Error> {
+        let applied = self.meta(APPLIED_MARK)?.and_then(|applied| u64::try_from(applied).ok()).unwrap_or(0);
+        let mark = self.meta(KeptFilter::MARK)?;
+        let is_empty = self.database.begin_read()?.open_table(ROWS)?.is_empty()?;
+        let filter = KeptFilter::open(&self.database, bytes, applied, mark, is_empty)?;
+        self.filter = Some(Arc::new(filter));
+        Ok(self)
     }
 
     /// Makes changes durable, in one transaction. Blocks.
@@ -89,14 +117,15 @@ impl Tables {
         &self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
-        let transaction = self.begin()?;
+        let mut transaction = self.begin()?;
         transaction.change(changes)?;
         transaction.commit()
     }
 
     /// Begins a transaction; there can be one at a time.
     pub(super) fn begin(&self) -> Result<Transaction, StoreError> {
-        guarded(|| self.transaction()).map(Transaction)
+        let redb = guarded(|| self.transaction())?;
+        Ok(Transaction { redb, filter: self.filter.clone(), added: Vec::new() })
     }
 
     /// A number kept beside the rows.
@@ -106,12 +135,60 @@ impl Tables {
 
     /// The rows as of the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        guarded(|| Ok(self.database.begin_read()?.open_table(ROWS)?))
+        guarded(|| self.snapshot_table())
+    }
+
+    /// What knows which rows the file does not have.
+    pub(super) fn filter(&self) -> Option<&Arc<KeptFilter>> {
+        self.filter.as_ref()
+    }
+
+    /// Adds the keys of the next rows behind `after` to the filter; gives the last of them, or none at the end. Blocks.
+    pub(super) fn add_to_filter(
+        &self,
+        after: Option<&[u8]>,
+        rows_max: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(filter) = &self.filter else { return Ok(None) };
+        let snapshot = self.snapshot()?;
+        let mut rows =
+            Rows::new(&snapshot, after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)?;
+        let mut last = None;
+        for _ in 0..rows_max {
+            let Some((key, _)) = rows.next()? else { return Ok(None) };
+            filter.add(&key);
+            last = Some(key);
+        }
+        Ok(last)
+    }
+
+    /// The filter has all keys: it answers from now on, and is kept. Blocks.
+    pub(super) fn finish_filter(&self) -> Result<(), StoreError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        filter.finish();
+        if let Some(applied) = self.mark(APPLIED_MARK)? {
+            let mut transaction = self.begin()?;
+            transaction.mark_applied(applied)?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the filter up, to be made anew, if it is dense with keys of rows that are gone. Blocks.
+    pub(super) fn review_filter(&self) -> Result<(), StoreError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let rows = guarded(|| Ok(self.snapshot_table()?.len()?))?;
+        filter.give_up_if_stale(rows);
+        Ok(())
     }
 
     /// Bytes that the file occupies.
     pub(super) fn file_bytes(&self) -> u64 {
         self.file.len().unwrap_or(0)
+    }
+
+    fn snapshot_table(&self) -> Result<Snapshot, redb::Error> {
+        Ok(self.database.begin_read()?.open_table(ROWS)?)
     }
 
     fn transaction(&self) -> Result<redb::WriteTransaction, redb::Error> {
@@ -155,18 +232,26 @@ pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()
 }
 
 /// Changes of one store file that become durable together, or not at all.
-pub(super) struct Transaction(redb::WriteTransaction);
+pub(super) struct Transaction {
+    redb: redb::WriteTransaction,
+    filter: Option<Arc<KeptFilter>>,
+    /// What the filter did not have yet.
+    added: Vec<KeyHash>,
+}
 
 impl Transaction {
     pub(super) fn change<'a>(
-        &self,
+        &mut self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
         guarded(|| {
-            let mut rows = self.0.open_table(ROWS)?;
+            let mut rows = self.redb.open_table(ROWS)?;
             for (key, value) in changes {
                 match value {
-                    Some(value) => rows.insert(key.as_ref(), value.as_ref())?,
+                    Some(value) => {
+                        self.added.extend(self.filter.as_ref().and_then(|filter| filter.add(key)));
+                        rows.insert(key.as_ref(), value.as_ref())?
+                    }
                     None => rows.remove(key.as_ref())?,
                 };
             }
@@ -174,17 +259,33 @@ impl Transaction {
         })
     }
 
+    /// Everything up to this batch is in the file from this transaction on; so is what the filter knows of it.
+    pub(super) fn mark_applied(&mut self, applied: u128) -> Result<(), StoreError> {
+        self.mark(APPLIED_MARK, applied)?;
+        let (Some(filter), Ok(applied)) = (&self.filter, u64::try_from(applied)) else { return Ok(()) };
+        let added = std::mem::take(&mut self.added);
+        match guarded(|| filter.keep(&self.redb, &added, applied))? {
+            Some(mark) => self.mark(KeptFilter::MARK, mark),
+            None => Ok(()),
+        }
+    }
+
+    /// Loses what was added to the filter: what a broken flush would do.
+    pub(super) fn forget_added(&mut self) {
+        self.added.clear();
+    }
+
     /// Sets a number kept beside the rows.
     pub(super) fn mark(&self, name: &str, value: u128) -> Result<(), StoreError> {
         guarded(|| {
-            self.0.open_table(META)?.insert(name, value)?;
+            self.redb.open_table(META)?.insert(name, value)?;
             Ok(())
         })
     }
 
     /// Makes the changes durable. Blocks.
     pub(super) fn commit(self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.0.commit()?))
+        guarded(|| Ok(self.redb.commit()?))
     }
 }
 

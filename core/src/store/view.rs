@@ -39,7 +39,23 @@ pub(super) struct View {
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
     hits: AtomicU64,
+    denied: AtomicU64,
     misses: AtomicU64,
+    vain_reads: AtomicU64,
+}
+
+/// What the view has answered with.
+pub(super) struct Figures {
+    /// Bytes in the cache.
+    pub(super) cache_bytes: u64,
+    /// Peeks that memory answered.
+    pub(super) hits: u64,
+    /// Those of them that the filter answered.
+    pub(super) denied: u64,
+    /// Peeks that memory did not answer.
+    pub(super) misses: u64,
+    /// Reads of the disk that found no row.
+    pub(super) vain_reads: u64,
 }
 
 struct State {
@@ -79,7 +95,9 @@ impl View {
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
             hits: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            vain_reads: AtomicU64::new(0),
         }
     }
 
@@ -166,7 +184,8 @@ impl View {
     pub(super) fn peek(&self, at: &RowKey) -> Peek {
         let known = key::with_encoded(at, |key| {
             let in_memtables = self.read_state().memtables(key).cloned();
-            in_memtables.or_else(|| self.cache.get(key))
+            // In this order: a row that leaves the memtables is in the cache and the filter before.
+            in_memtables.or_else(|| self.cache.get(key)).or_else(|| self.denies(key).then_some(None))
         });
         match known {
             Some(row) => {
@@ -178,6 +197,13 @@ impl View {
                 Peek::Unknown
             }
         }
+    }
+
+    /// Whether the tables certainly have no such row. Asked after the memtables.
+    fn denies(&self, key: &[u8]) -> bool {
+        let denied = self.read_state().tables.as_ref().is_some_and(|tables| tables.deny(key));
+        self.denied.fetch_add(u64::from(denied), Relaxed);
+        denied
     }
 
     /// The rows as of now, from the disk if need be. Blocks.
@@ -197,7 +223,11 @@ impl View {
         if let Some(row) = self.cache.get(&key) {
             return Ok(row);
         }
+        if tables.deny(&key) {
+            return Ok(None);
+        }
         let row = tables.get(&key)?;
+        self.vain_reads.fetch_add(u64::from(row.is_none()), Relaxed);
         // What memory holds is trusted. A damaged row is read anew each time, and fails each time.
         let sound = row.as_ref().is_none_or(|row| !at.table.holds_rows() || Row::is_sound(at, row));
         if sound {
@@ -265,9 +295,14 @@ impl View {
         self.read_state().last
     }
 
-    /// Bytes in the cache, and how many peeks memory answered, and how many it did not.
-    pub(super) fn figures(&self) -> (u64, u64, u64) {
-        (self.cache.bytes(), self.hits.load(Relaxed), self.misses.load(Relaxed))
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            cache_bytes: self.cache.bytes(),
+            hits: self.hits.load(Relaxed),
+            denied: self.denied.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            vain_reads: self.vain_reads.load(Relaxed),
+        }
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {

@@ -396,6 +396,8 @@ impl TestCluster {
 impl Inner {
     fn config(&self, machine: u32, node: u32) -> NodeConfig {
         let mut config = NodeConfig::new(DATA_DIR, format!("node-{node}"));
+        // Enough for the rows of a test, and quickly made.
+        config.store.filter_bytes = 32 << 10;
         config.listen = (ip(machine), PORT).into();
         config.bulk_listen = (ip(machine), BULK_PORT).into();
         let token = lock(&self.token).clone().filter(|_| node != 0);

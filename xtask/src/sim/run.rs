@@ -96,6 +96,8 @@ impl Run {
                 config.mutants = mutants;
                 config.store.cache_bytes = cache_bytes;
                 config.store.page_cache_bytes = 1 << 20;
+                // Now and then dense enough to be wrong.
+                config.store.filter_bytes = 4 << 10;
             },
         );
         let (plan, record) = (Arc::new(plan.clone()), record.clone());

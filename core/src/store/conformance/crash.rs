@@ -134,6 +134,11 @@ impl Lives<'_> {
         let opened = self.unless_died(async {
             let store = (self.open)(env).await.map_err(|error| error.to_string())?;
             let rows = collect(&*store).await.map_err(|error| error.to_string())?;
+            let keys: Vec<_> = rows.keys().cloned().collect();
+            let read = store.read(keys.clone()).await.map_err(|error| error.to_string())?;
+            assert!(rows.values().eq(read.iter().flatten()), "each row that a walk shows can be read");
+            let denied = keys.iter().find(|at| store.peek(at) == Peek::Known(None));
+            assert_eq!(denied, None, "memory denies a row that is there");
             Ok((store, rows))
         });
         let opened = opened.await.unwrap_or_else(|| Err("died".to_owned()));

@@ -19,6 +19,8 @@ pub enum Mutant {
     UnprovenTail,
     /// A flush does not say how far it brings the tables.
     UnmarkedFlush,
+    /// A flush does not keep what it adds to the filter.
+    ForgottenFilter,
 }
 
 impl LogConfig {

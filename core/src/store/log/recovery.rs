@@ -20,14 +20,12 @@ use crate::{
         Lsn, StoreError,
         files::StoreFiles,
         memtable::{Change, Memtable},
-        tables::{Tables, make_directory},
+        tables::{APPLIED_MARK, Tables, make_directory},
     },
 };
 use bytes::Bytes;
 use std::{io, path::Path, sync::Arc};
 
-/// Every batch up to this number is in the store file.
-pub(in crate::store) const APPLIED_MARK: &str = "applied";
 /// The oldest segment whose records are needed; in the first store file.
 pub(in crate::store) const FIRST_MARK: &str = "log first";
 const LOG_MARK: &str = "log";
@@ -113,9 +111,9 @@ pub(in crate::store) fn recover(
         (known, new) => known.or(new),
     };
     for (number, file) in files.all().iter().enumerate().rev() {
-        let transaction = file.begin()?;
+        let mut transaction = file.begin()?;
         transaction.change(found.rows.iter().filter(|(key, _)| files.of(key) == number))?;
-        transaction.mark(APPLIED_MARK, u128::from(last))?;
+        transaction.mark_applied(u128::from(last))?;
         if number == 0 {
             // The last step of the opening: before it the old segments are needed, after it the new one.
             transaction.mark(LOG_MARK, log)?;

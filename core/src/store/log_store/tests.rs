@@ -23,6 +23,8 @@ fn tight(store_files: u32) -> StoreConfig {
     StoreConfig {
         cache_bytes: 64 << 10,
         page_cache_bytes: 1 << 20,
+        // Small: it is kept whole after a few flushes, and stale before long.
+        filter_bytes: 256 << (store_files - 1).min(2),
         backlog_bytes_max: 40 << 10,
         log,
         ..StoreConfig::default()
@@ -111,7 +113,13 @@ fn caught(mutant: Mutant, seeds: Range<u64>) -> Option<u64> {
 
 #[test]
 fn each_broken_rule_is_caught() {
-    for mutant in [Mutant::UnsealedGroup, Mutant::EarlyTrim, Mutant::EarlyReply, Mutant::UnmarkedFlush] {
+    for mutant in [
+        Mutant::UnsealedGroup,
+        Mutant::EarlyTrim,
+        Mutant::EarlyReply,
+        Mutant::UnmarkedFlush,
+        Mutant::ForgottenFilter,
+    ] {
         assert!(caught(mutant, 0..30).is_some(), "{mutant:?} goes unnoticed");
     }
 }
@@ -164,6 +172,101 @@ fn the_log_stays_bounded_while_one_row_is_written_over_and_over() {
         assert!(store.stats().written_bytes > 1 << 20);
         let files = env.disk().list(Path::new("/data/log")).unwrap();
         assert!(files.len() <= 10, "{} files", files.len());
+        store.close().await.unwrap();
+    });
+}
+
+fn numbered(number: u64, value: Option<&'static str>) -> Write {
+    let position = Position(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let key = Bytes::from(format!("key {number:06}"));
+    Write {
+        at: RowKey { table: TableId(0), position, key },
+        value: value.map(|value| Bytes::from_static(value.as_bytes())),
+    }
+}
+
+/// How many of these rows memory does not know to be absent.
+fn not_denied(store: &LogStore, numbers: Range<u64>) -> usize {
+    numbers.filter(|number| store.peek(&numbered(*number, None).at) != Peek::Known(None)).count()
+}
+
+/// Waits until the filters answer.
+async fn until_filters_answer(sim: &Sim, store: &LogStore) {
+    for _ in 0..1000 {
+        if not_denied(store, 1_000_000..1_000_100) < 20 {
+            return;
+        }
+        sim.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the filters are never filled");
+}
+
+fn with_filter(files: u32, filter_bytes: usize) -> StoreConfig {
+    StoreConfig { filter_bytes, cache_bytes: 0, ..tight(files) }
+}
+
+#[test]
+fn a_key_that_was_never_written_costs_no_read() {
+    for files in [1, 4] {
+        let sim = Sim::new(8);
+        let env = sim.node_env(0);
+        sim.run_until(async {
+            let open = || LogStore::open(&env, Path::new("/data"), with_filter(files, 16 << 10));
+            let store = open().await.unwrap();
+            for first in (0..3000).step_by(50) {
+                let batch = (first..first + 50).map(|number| numbered(number, Some("a value"))).collect();
+                settle(&store, store.apply(batch).unwrap()).await;
+                assert_eq!(not_denied(&store, 0..first + 50), usize::try_from(first).unwrap() + 50);
+                assert!(not_denied(&store, 1_000_000..1_001_000) < 20);
+            }
+            assert!(store.stats().denied > 900, "{:?}", store.stats());
+            store.close().await.unwrap();
+            let store = open().await.unwrap();
+            assert_eq!(not_denied(&store, 0..3000), 3000);
+            assert!(not_denied(&store, 1_000_000..1_001_000) < 20, "what the filter knows is kept");
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn rows_that_were_written_without_the_filter_are_never_denied() {
+    let sim = Sim::new(9);
+    let env = sim.node_env(0);
+    sim.run_until(async {
+        let open = |bytes| LogStore::open(&env, Path::new("/data"), with_filter(2, bytes));
+        // With a filter, without one, with the first again, and with one of another size.
+        for (round, bytes) in [(0, 8 << 10), (1, 0), (2, 8 << 10), (3, 16 << 10)] {
+            let store = open(bytes).await.unwrap();
+            for first in (0..500).step_by(50) {
+                let batch = (first..first + 50).map(|number| numbered(round * 500 + number, Some("a value")));
+                settle(&store, store.apply(batch.collect()).unwrap()).await;
+            }
+            let all = usize::try_from((round + 1) * 500).unwrap();
+            assert_eq!(not_denied(&store, 0..all as u64), all);
+            if bytes > 0 {
+                until_filters_answer(&sim, &store).await;
+                assert_eq!(not_denied(&store, 0..all as u64), all);
+            }
+            store.close().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_filter_that_is_dense_with_removed_rows_is_made_anew() {
+    let sim = Sim::new(10);
+    let env = sim.node_env(0);
+    sim.run_until(async {
+        let store = LogStore::open(&env, Path::new("/data"), with_filter(1, 1 << 10)).await.unwrap();
+        for first in (0..20_000).step_by(50) {
+            let came = (first..first + 50).map(|number| numbered(number, Some("a value")));
+            let went =
+                (first.saturating_sub(100)..first.saturating_sub(50)).map(|number| numbered(number, None));
+            settle(&store, store.apply(came.chain(went).collect()).unwrap()).await;
+        }
+        until_filters_answer(&sim, &store).await;
+        assert_eq!(not_denied(&store, 19_900..20_000), 100);
         store.close().await.unwrap();
     });
 }

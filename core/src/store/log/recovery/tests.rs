@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     env::Env,
     store::{
-        RowKey, TableId, key,
+        RowKey, StoreConfig, TableId, key,
         log::writer::{Batch, Writer},
     },
     testing::{CrashMode, Sim},
@@ -44,7 +44,9 @@ impl Machine {
 
     fn try_open(&self) -> Result<Life, StoreError> {
         let disk = self.env.disk();
-        let files = StoreFiles::open(&*disk, Path::new("/data"), self.config.store_files, 1 << 20)
+        let config =
+            StoreConfig { log: self.config.clone(), filter_bytes: 1 << 10, ..StoreConfig::default() };
+        let files = StoreFiles::open(&*disk, Path::new("/data"), &config)
             .map_err(|error| StoreError::Damaged(error.to_string()))?;
         let recovered = recover(disk, Path::new("/data/log"), &files, &self.config, 77)?;
         let Recovered { recovery, last, segments, tail } = recovered;
@@ -253,7 +255,7 @@ fn a_file_with_everything_does_not_take_older_versions_again() {
     let ahead = life.files.of(&key(b'a'));
     assert_eq!(ahead, 1);
     let file = &life.files.all()[ahead];
-    let transaction = file.begin().unwrap();
+    let mut transaction = file.begin().unwrap();
     transaction.change([(&key(b'a'), &Some(Bytes::from_static(b"newer")))]).unwrap();
     transaction.mark(APPLIED_MARK, 2).unwrap();
     transaction.commit().unwrap();
