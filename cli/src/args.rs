@@ -1,7 +1,7 @@
 //! The command line: what every command shares, and the list of commands. Each command's own flags are beside it.
 
 use crate::{
-    commands::{bench, config, dev, kv, start, status},
+    commands::{bench, config, dev, kv, start, status, store},
     output::Format,
 };
 use clap::{Parser, Subcommand};
@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Read and write the key-value store
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Look at the files of a node that does not run
+    #[command(subcommand)]
+    Store(store::Command),
     /// Measure a cluster: throughput, latency and errors of gets and puts
     Bench(bench::BenchArgs),
     /// Check, show or describe the configuration of a node

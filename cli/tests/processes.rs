@@ -220,6 +220,53 @@ fn a_second_cluster_in_the_same_folder_or_on_the_same_ports_is_refused() {
 }
 
 #[test]
+fn the_files_of_a_node_that_was_killed_can_be_looked_at() {
+    let dev = Dev::start();
+    let file = records(dev.folder(), 100);
+    dev.ok(&["kv", "import", file.to_str().unwrap()]);
+    let directory = dev.node(1)["dir"].as_str().unwrap().to_owned();
+    for command in ["log", "verify"] {
+        let (told, code) = refused(dev.folder(), &["store", command, &directory]);
+        assert!(told.contains("a node runs on") && code == Some(1), "{told}");
+    }
+    let logs: Vec<Vec<Value>> = (0..3)
+        .map(|index| {
+            dev.ok(&["dev", "kill", &format!("node{}", index + 1)]);
+            let directory = dev.node(index)["dir"].as_str().unwrap().to_owned();
+            assert!(dev.ok(&["store", "verify", &directory]).contains("sound"));
+            let lines = dev.ok(&["store", "log", &directory, "--format", "json"]);
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        })
+        .collect();
+    for log in &logs {
+        let (end, records) = log.split_last().unwrap();
+        assert_eq!(end["end"]["records"], records.len());
+        assert_eq!(end["end"]["lost_from"], Value::Null);
+    }
+    let of_key = |line: &Value, key: &str| {
+        line["kind"] == "put" && line["key"].as_str().is_some_and(|found| found.ends_with(key))
+    };
+    let copies = |key: &str| logs.iter().filter(|log| log.iter().any(|line| of_key(line, key))).count();
+    for index in 0..100 {
+        assert!(copies(&format!("bk{index}")) >= 2, "k{index} was acknowledged by two nodes");
+    }
+    assert!(dev.ok(&["store", "log", &directory, "--limit", "3"]).lines().count() == 3);
+
+    let first = logs[1][0].clone();
+    let segment = Path::new(&directory).join("store/log").join(first["segment"].as_str().unwrap());
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[usize::try_from(first["offset"].as_u64().unwrap()).unwrap() + 20] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let output = run(dev.folder(), &["store", "verify", &directory, "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let reports = String::from_utf8(output.stdout).unwrap();
+    let reports = reports.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let damaged: Vec<_> = reports.filter(|report| report["sound"] == false).collect();
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(damaged[0]["findings"][0].as_str().unwrap().contains("acknowledged"), "{damaged:?}");
+}
+
+#[test]
 fn what_is_wrong_is_told_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -267,6 +314,7 @@ fn what_is_wrong_is_told_with_what_to_do() {
         ),
         (vec!["kv", "get", "b", "k", "--hosts", "nowhere"], 1, "HOST:PORT"),
         (vec!["status", "--admin", &address_udp], 1, "no node answers"),
+        (vec!["store", "verify", "thesis"], 1, "there is no store in"),
     ] {
         let (stderr, exit) = refused(folder, &words);
         assert!(stderr.contains(told), "{words:?}: {stderr}");

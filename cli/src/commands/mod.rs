@@ -6,6 +6,7 @@ pub(crate) mod dev;
 pub(crate) mod kv;
 pub(crate) mod start;
 pub(crate) mod status;
+pub(crate) mod store;
 
 use crate::{args::Command, output::Output};
 
@@ -18,5 +19,6 @@ pub(crate) fn run(command: Command, output: Output) -> anyhow::Result<()> {
         Command::Kv(command) => kv::run(command, output),
         Command::Start(options) => start::run(&options),
         Command::Status(options) => status::run(&options, output),
+        Command::Store(command) => store::run(command, output),
     }
 }

@@ -10,7 +10,7 @@ use super::{
     shared::Parts,
 };
 use crate::{
-    env::{Disk, Env, WorkLost},
+    env::{Env, WorkLost},
     handoff::HintLedger,
     liveness::Liveness,
     membership::{
@@ -231,7 +231,7 @@ async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, St
     let path = config.data_dir.join(backend.name_in_directory());
     let (disk, directory) = (env.disk(), config.data_dir.clone());
     if let Some(found) =
-        env.block(move || made_with(&*disk, &directory)).await?.filter(|found| *found != backend)
+        env.block(move || Backend::found_in(&*disk, &directory)).await?.filter(|found| *found != backend)
     {
         return Err(StartError::OtherBackend { path: config.data_dir.clone(), found });
     }
@@ -247,15 +247,6 @@ async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, St
             Ok(Arc::new(store))
         }
     }
-}
-
-/// What keeps the rows of a directory, if it has any.
-fn made_with(disk: &dyn Disk, directory: &Path) -> Option<Backend> {
-    if disk.open(&directory.join(Backend::Redb.name_in_directory()), false).is_ok() {
-        return Some(Backend::Redb);
-    }
-    let files = disk.list(&directory.join(Backend::Log.name_in_directory()));
-    files.is_ok_and(|files| !files.is_empty()).then_some(Backend::Log)
 }
 
 /// Makes sure that the store is the one of the directory, and marks a new one.

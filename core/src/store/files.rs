@@ -135,7 +135,8 @@ impl<'a> FileRows<'a> {
     }
 }
 
-fn file_of(key: &[u8], files: usize) -> usize {
+/// Which of so many files holds a key.
+pub(super) fn file_of(key: &[u8], files: usize) -> usize {
     // Both fit: there are at most 256 files, a power of two.
     let bits = files.trailing_zeros();
     usize::try_from(position_bits(key, bits)).unwrap_or(0)

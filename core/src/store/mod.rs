@@ -13,6 +13,7 @@ mod cache;
 pub mod conformance;
 mod files;
 mod filter;
+pub mod inspect;
 mod key;
 mod log;
 mod log_store;
@@ -35,7 +36,7 @@ pub use log_store::LogStore;
 pub use memory::MemoryStore;
 pub use redb_store::RedbStore;
 
-use crate::env::BoxFuture;
+use crate::env::{BoxFuture, Disk};
 use bytes::Bytes;
 use rondel_proto::id::Position;
 use std::{
@@ -209,6 +210,16 @@ impl Backend {
             Self::Log => "store",
             Self::Redb => "store.redb",
         }
+    }
+
+    /// What keeps the rows of a data directory, if it has any. Blocks.
+    #[must_use]
+    pub fn found_in(disk: &dyn Disk, data_dir: &Path) -> Option<Self> {
+        if disk.open(&data_dir.join(Self::Redb.name_in_directory()), false).is_ok() {
+            return Some(Self::Redb);
+        }
+        let files = disk.list(&data_dir.join(Self::Log.name_in_directory()));
+        files.is_ok_and(|files| !files.is_empty()).then_some(Self::Log)
     }
 }
 

@@ -2,7 +2,14 @@
 
 use crate::env::File;
 use redb::StorageBackend;
-use std::{io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Pieces in which an untouched file's changes are kept.
+const PIECE_BYTES: u64 = 4096;
 
 /// Passes redb's accesses to a file. The node's directory lock keeps other processes out, so redb's own is not needed.
 #[derive(Debug)]
@@ -27,5 +34,158 @@ impl StorageBackend for RedbFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)
+    }
+}
+
+/// A file that redb may believe to write to: its changes stay in memory, and go with it.
+#[derive(Debug)]
+pub(super) struct Untouched {
+    file: Arc<dyn File>,
+    file_bytes: u64,
+    changes: Mutex<Changes>,
+}
+
+#[derive(Debug)]
+struct Changes {
+    len: u64,
+    /// Whole pieces, by their number.
+    pieces: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Untouched {
+    pub(super) fn new(file: Arc<dyn File>) -> io::Result<Self> {
+        let len = file.len()?;
+        Ok(Self { file, file_bytes: len, changes: Mutex::new(Changes { len, pieces: BTreeMap::new() }) })
+    }
+
+    /// The piece as it is now; zeroes behind the end of the file.
+    fn piece(&self, changes: &Changes, number: u64) -> io::Result<Vec<u8>> {
+        if let Some(piece) = changes.pieces.get(&number) {
+            return Ok(piece.clone());
+        }
+        let mut piece = vec![0; as_len(PIECE_BYTES)?];
+        let there = self.file_bytes.saturating_sub(number * PIECE_BYTES).min(PIECE_BYTES);
+        if there > 0 {
+            self.file.read_at(number * PIECE_BYTES, &mut piece[..as_len(there)?])?;
+        }
+        Ok(piece)
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Piece by piece: its number, where the access begins in it, and how many bytes of the access it has.
+fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
+    let (mut at, end) = (offset, offset + len as u64);
+    std::iter::from_fn(move || {
+        let number = at / PIECE_BYTES;
+        let step = ((number + 1) * PIECE_BYTES).min(end).saturating_sub(at);
+        let begin = at % PIECE_BYTES;
+        at += step;
+        // Both are at most the bytes of a piece.
+        (step > 0).then(|| (number, usize::try_from(begin).unwrap_or(0), usize::try_from(step).unwrap_or(0)))
+    })
+}
+
+fn as_len(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes).map_err(io::Error::other)
+}
+
+impl StorageBackend for Untouched {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.changes().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let changes = self.changes();
+        if offset + out.len() as u64 > changes.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if changes.pieces.is_empty() && offset + out.len() as u64 <= self.file_bytes {
+            return self.file.read_at(offset, out);
+        }
+        let mut done = 0;
+        for (number, begin, step) in pieces(offset, out.len()) {
+            let piece = self.piece(&changes, number)?;
+            out[done..done + step].copy_from_slice(&piece[begin..begin + step]);
+            done += step;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut changes = self.changes();
+        if len < changes.len {
+            // What is cut off would be zeroes if the file grew again.
+            for number in len / PIECE_BYTES..changes.len.div_ceil(PIECE_BYTES) {
+                let mut piece = self.piece(&changes, number)?;
+                let kept = as_len(len.saturating_sub(number * PIECE_BYTES).min(PIECE_BYTES))?;
+                piece[kept..].fill(0);
+                changes.pieces.insert(number, piece);
+            }
+        }
+        changes.len = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut changes = self.changes();
+        let mut done = 0;
+        for (number, begin, step) in pieces(offset, data.len()) {
+            let mut piece = self.piece(&changes, number)?;
+            piece[begin..begin + step].copy_from_slice(&data[done..done + step]);
+            changes.pieces.insert(number, piece);
+            done += step;
+        }
+        changes.len = changes.len.max(offset + data.len() as u64);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{env::Rng, testing::Sim};
+    use std::path::Path;
+
+    #[test]
+    fn an_untouched_file_reads_as_it_was_written_and_stays_as_it_is() {
+        let sim = Sim::new(1);
+        let file = sim.node_env(0).disk().open(Path::new("/file"), true).unwrap();
+        let whole: Vec<u8> = (0..20_000_u32).map(|byte| byte.to_le_bytes()[0]).collect();
+        file.write_at(0, &whole).unwrap();
+        let (untouched, mut model) = (Untouched::new(Arc::clone(&file)).unwrap(), whole.clone());
+        let mut rng = Rng::from_seed(3);
+        for _ in 0..2000 {
+            let (at, len) = (rng.index(model.len().max(1)), rng.index(9000));
+            match rng.below(8) {
+                0 => {
+                    let len = rng.index(40_000);
+                    untouched.set_len(len as u64).unwrap();
+                    model.resize(len, 0);
+                }
+                1..4 => {
+                    let data = vec![rng.u64().to_le_bytes()[0]; len];
+                    untouched.write(at as u64, &data).unwrap();
+                    model.resize(model.len().max(at + len), 0);
+                    model[at..at + len].copy_from_slice(&data);
+                }
+                _ => {
+                    let mut out = vec![0; len.min(model.len() - at.min(model.len()))];
+                    untouched.read(at as u64, &mut out).unwrap();
+                    assert_eq!(out, model[at.min(model.len())..][..out.len()]);
+                }
+            }
+            assert_eq!(untouched.len().unwrap(), model.len() as u64);
+        }
+        let mut now = vec![0; whole.len()];
+        file.read_at(0, &mut now).unwrap();
+        assert!(now == whole);
     }
 }

@@ -7,7 +7,7 @@
 use super::{
     OpenError, StoreError,
     filter::{KeptFilter, KeyHash},
-    redb_file::RedbFile,
+    redb_file::{RedbFile, Untouched},
 };
 use crate::env::{Disk, File};
 use bytes::Bytes;
@@ -36,7 +36,8 @@ pub(super) const APPLIED_MARK: &str = "applied";
 /// An open store file.
 pub(super) struct Tables {
     database: Database,
-    file: Arc<dyn File>,
+    /// None while it is only looked at.
+    file: Option<Arc<dyn File>>,
     filter: Option<Arc<KeptFilter>>,
 }
 
@@ -64,6 +65,23 @@ impl Tables {
         };
         let file = file.map_err(failed)?;
         guarded(|| Self::open_file(file, page_cache_bytes, filter_bytes)).map_err(damaged)
+    }
+
+    /// Opens a file to look at it. Blocks.
+    pub(super) fn inspect(file: Untouched) -> Result<Self, StoreError> {
+        guarded(|| {
+            // redb would make a new database of an empty file.
+            if redb::StorageBackend::len(&file)? == 0 {
+                return Err(redb::Error::Corrupted("it is empty".to_owned()));
+            }
+            let database = redb::Builder::new().create_with_backend(file)?;
+            Ok(Self { database, file: None, filter: None })
+        })
+    }
+
+    /// Whether the checksums of all pages are right. Blocks for long.
+    pub(super) fn check_pages(mut self) -> Result<bool, StoreError> {
+        guarded(|| Ok(self.database.check_integrity()?))
     }
 
     fn format(file: &Arc<dyn File>) -> Result<(), redb::Error> {
@@ -100,7 +118,7 @@ impl Tables {
         let mut builder = redb::Builder::new();
         let database =
             builder.set_cache_size(page_cache_bytes).create_with_backend(RedbFile(Arc::clone(&file)))?;
-        Ok(Self { database, file, filter: None })
+        Ok(Self { database, file: Some(file), filter: None })
     }
 
     fn with_filter(mut self, bytes: usize) -> Result<Self, redb::Error> {
@@ -184,7 +202,7 @@ impl Tables {
 
     /// Bytes that the file occupies.
     pub(super) fn file_bytes(&self) -> u64 {
-        self.file.len().unwrap_or(0)
+        self.file.as_ref().and_then(|file| file.len().ok()).unwrap_or(0)
     }
 
     fn snapshot_table(&self) -> Result<Snapshot, redb::Error> {

@@ -6,14 +6,18 @@
 //! the tables, and begins a segment of its own: nothing is ever appended to a segment of an earlier opening
 //! (PROTOCOLS §8).
 
+mod inspect;
 pub(super) mod mutant;
 mod record;
 pub(super) mod recovery;
 pub(super) mod segment;
+mod walk;
 pub(super) mod writer;
 
+pub(super) use inspect::{InspectedSegment, segments_of};
 #[doc(hidden)]
 pub use mutant::Mutant;
+pub(super) use recovery::io_error;
 pub use recovery::{Loss, Recovery};
 
 /// How a commit log is kept.

@@ -13,6 +13,7 @@ use super::{
     mutant::Mutant,
     record::{self, Body, Seed},
     segment::{Header, RECORDS_AT, SegmentFile, Segments},
+    walk::Walk,
 };
 use crate::{
     env::Disk,
@@ -28,7 +29,7 @@ use std::{io, path::Path, sync::Arc};
 
 /// The oldest segment whose records are needed; in the first store file.
 pub(in crate::store) const FIRST_MARK: &str = "log first";
-const LOG_MARK: &str = "log";
+pub(in crate::store) const LOG_MARK: &str = "log";
 /// A loss is known at every opening from then on; in the first store file.
 const LOST_FROM_MARK: &str = "lost from";
 const LOST_DURABLE_MARK: &str = "lost durable";
@@ -223,27 +224,19 @@ impl<'a> Found<'a> {
 
     /// Takes the whole groups of a segment.
     fn read_segment(&mut self, first: u64, bytes: &[u8], seed: Seed) -> Groups {
-        let (mut at, mut number) = (0, first.saturating_sub(1));
         let mut groups = Groups { newest: 0, end: 0 };
         let mut group: Vec<(u64, Change)> = Vec::new();
-        while let Some(record) = record::read(&bytes[at..], seed) {
+        for (at, record) in Walk::new(bytes, seed, first) {
             match record.body {
                 Body::Change { key, value } => {
-                    let sealed = group.is_empty();
-                    if record.number != number + 1 && (sealed || record.number != number) {
-                        break;
-                    }
                     let change = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
                     group.push((record.number, change));
                 }
-                Body::Seal { .. } if !group.is_empty() && record.number == number => {
+                Body::Seal { .. } => {
                     groups = Groups { newest: groups.end, end: at + record.bytes };
                     self.take(std::mem::take(&mut group));
                 }
-                Body::Seal { .. } => break,
             }
-            number = record.number;
-            at += record.bytes;
         }
         if self.config.breaks(Mutant::UnsealedGroup) {
             self.take(group);

@@ -99,6 +99,22 @@ impl SegmentFile {
         COPIES_AT.iter().try_for_each(|at| self.bytes.write_at(*at, &header.encode()))
     }
 
+    /// How many copies of the header are not one, nor empty.
+    pub(super) fn damaged_headers(&self) -> io::Result<usize> {
+        let len = self.bytes.len()?;
+        let mut damaged = 0;
+        for at in COPIES_AT.into_iter().filter(|at| at + HEADER_BYTES as u64 <= len) {
+            let mut bytes = [0; HEADER_BYTES];
+            self.bytes.read_at(at, &mut bytes)?;
+            damaged += usize::from(bytes != [0; HEADER_BYTES] && Header::decode(&bytes).is_none());
+        }
+        Ok(damaged)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Everything behind the header.
     pub(super) fn records(&self) -> io::Result<Vec<u8>> {
         let len = self.bytes.len()?.saturating_sub(RECORDS_AT);

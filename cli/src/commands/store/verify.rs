@@ -1,0 +1,87 @@
+//! `rondel store verify`: whether every checksum is right.
+
+use super::{Target, advised};
+use crate::{
+    failure::failure,
+    output::{Output, Report},
+};
+use clap::Args;
+use rondel_core::store::inspect::{FileKind, FileReport};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// What to verify.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Reports every file, and fails if one is damaged.
+pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
+    let store = options.target.open()?;
+    let (mut damaged, mut closed) = (0_u64, Ok(()));
+    advised(store.verify(|report| {
+        damaged += u64::from(!report.is_sound());
+        if closed.is_ok() {
+            closed = output.report(&Line::of(&report));
+        }
+    }))?;
+    closed?;
+    if damaged > 0 {
+        return Err(failure(
+            format!("{damaged} files of the store are damaged"),
+            "keep the directory as it is, and let a new node be filled from the replicas",
+        ));
+    }
+    Ok(())
+}
+
+/// One file.
+#[derive(Serialize)]
+struct Line {
+    file: String,
+    kind: &'static str,
+    bytes: u64,
+    checked: u64,
+    sound: bool,
+    findings: Vec<String>,
+    more_findings: u64,
+}
+
+impl Line {
+    fn of(report: &FileReport) -> Self {
+        Self {
+            file: report.path.display().to_string(),
+            kind: match report.kind {
+                FileKind::Log => "log",
+                FileKind::SpareLog => "spare log",
+                FileKind::Rows => "rows",
+            },
+            bytes: report.bytes,
+            checked: report.checked,
+            sound: report.is_sound(),
+            findings: report.findings.clone(),
+            more_findings: report.more_findings,
+        }
+    }
+}
+
+impl Report for Line {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let state = if self.sound { "sound" } else { "DAMAGED" };
+        let what = if self.kind == "rows" { "rows" } else { "records" };
+        writeln!(
+            out,
+            "{}: {state}, {} {what} in {} bytes ({})",
+            self.file, self.checked, self.bytes, self.kind
+        )?;
+        for finding in &self.findings {
+            writeln!(out, "  {finding}")?;
+        }
+        if self.more_findings > 0 {
+            writeln!(out, "  and {} more", self.more_findings)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! The log of a store that no node runs on.
+
+use super::{FileKind, FileReport};
+use crate::{
+    env::Disk,
+    store::{
+        Loss, RowKey, StoreError,
+        log::{
+            InspectedSegment, io_error,
+            recovery::{FIRST_MARK, LOG_MARK},
+            segments_of,
+        },
+        redb_file::Untouched,
+        tables::{APPLIED_MARK, Tables},
+    },
+};
+use bytes::Bytes;
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// One record of the log.
+#[derive(Debug, Clone)]
+pub struct LogRecord {
+    /// The segment's file.
+    pub segment: PathBuf,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The number of its batch, over all openings of the store; of a seal, that of the last batch before it.
+    pub number: u64,
+    /// What it says.
+    pub recorded: Recorded,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// The row has a new value.
+    Put {
+        /// Which row; none if its key makes no sense.
+        at: Option<RowKey>,
+        /// How long the value is.
+        value_bytes: usize,
+    },
+    /// The row is gone.
+    Removed {
+        /// Which row; none if its key makes no sense.
+        at: Option<RowKey>,
+    },
+    /// A group of batches ends; when it was written, all up to this number were durable.
+    Sealed {
+        /// That number.
+        durable: u64,
+    },
+}
+
+/// What was found in the log.
+#[derive(Debug, Clone, Default)]
+pub struct LogSummary {
+    /// Segments that an opening would read.
+    pub segments: u64,
+    /// Records in them.
+    pub records: u64,
+    /// The last batch that is whole; none if there is none.
+    pub last: Option<u64>,
+    /// Where the last group ends: the file, and the offset in it.
+    pub end: Option<(PathBuf, u64)>,
+    /// What was acknowledged and can't be read.
+    pub loss: Option<Loss>,
+}
+
+/// The segments of a store.
+pub(super) struct Log {
+    needed: Vec<InspectedSegment>,
+    spare: Vec<InspectedSegment>,
+    /// The first segment that is needed, and the batch that comes next, if the store's first file says so.
+    expected: Option<(u64, u64)>,
+}
+
+impl Log {
+    pub(super) fn find(disk: &Arc<dyn Disk>, store: &Path) -> Result<Self, StoreError> {
+        let all = segments_of(disk, &store.join("log"))?;
+        let marks = Marks::read(&**disk, store)?;
+        // Without the marks: the newest opening's.
+        let newest = all.iter().filter_map(|segment| segment.header()).max_by_key(|(_, number)| *number);
+        let (log, first) = match (&marks, newest) {
+            (Some(marks), _) => (Some(marks.log), marks.first),
+            (None, Some((log, number))) => (Some(log), number >> 32 << 32),
+            (None, None) => (None, 0),
+        };
+        let is_needed = |segment: &InspectedSegment| {
+            let of_opening =
+                |(of, number): (u128, u64)| Some(of) == log && number >= first && number >> 32 == first >> 32;
+            segment.header().is_some_and(of_opening)
+        };
+        let (mut needed, spare): (Vec<_>, Vec<_>) = all.into_iter().partition(is_needed);
+        needed.sort_unstable_by_key(InspectedSegment::header);
+        Ok(Self { needed, spare, expected: marks.map(|marks| (marks.first, marks.next)) })
+    }
+
+    /// Shows every record that follows the one before it.
+    pub(super) fn walk(
+        &self,
+        seen: &mut dyn FnMut(usize, LogRecord) -> ControlFlow<()>,
+    ) -> Result<LogSummary, StoreError> {
+        let mut summary = LogSummary::default();
+        let (mut number, mut next) =
+            self.expected.map_or((None, None), |(number, next)| (Some(number), Some(next)));
+        if self.needed.is_empty() && number.is_some() {
+            summary.loss = next.map(|from| Loss { from, durable: 0 });
+        }
+        for (index, segment) in self.needed.iter().enumerate() {
+            let Some((_, own)) = segment.header() else { continue };
+            let first = segment.first();
+            if number.is_some_and(|number| number != own) || next.is_some_and(|next| first > next) {
+                let from = next.unwrap_or(first);
+                summary.loss = Some(Loss { from, durable: first.saturating_sub(1) });
+                break;
+            }
+            summary.segments += 1;
+            let mut broken_off = false;
+            let end = segment.walk(&mut |record| {
+                summary.records += 1;
+                if matches!(record.recorded, Recorded::Sealed { .. }) {
+                    summary.last = Some(record.number);
+                }
+                let go_on = seen(index, record);
+                broken_off = go_on.is_break();
+                go_on
+            })?;
+            summary.end = Some((segment.path().to_owned(), end.offset));
+            if broken_off {
+                break;
+            }
+            let reached =
+                summary.last.unwrap_or(0).max(next.map_or(0, |next| next - 1)).max(first.saturating_sub(1));
+            if let Some(durable) = end.claim.filter(|claim| *claim > reached) {
+                summary.loss = Some(Loss { from: reached + 1, durable });
+                break;
+            }
+            (number, next) = (Some(own + 1), Some(reached + 1));
+        }
+        Ok(summary)
+    }
+
+    /// Reports every segment.
+    pub(super) fn verify(&self, done: &mut dyn FnMut(FileReport)) -> Result<(), StoreError> {
+        let mut reports = self.reports(&self.needed, FileKind::Log)?;
+        let summary = self.walk(&mut |index, _| {
+            reports[index].checked += 1;
+            ControlFlow::Continue(())
+        })?;
+        if let Some(loss) = summary.loss {
+            let text = format!(
+                "batches from {} on were acknowledged and can't be read{}",
+                loss.from,
+                if loss.durable > 0 { format!(", up to {} at least", loss.durable) } else { String::new() }
+            );
+            // The one in which reading ended, or the first.
+            let at = usize::try_from(summary.segments.saturating_sub(1)).unwrap_or(0);
+            match reports.get_mut(at) {
+                Some(report) => report.find(text),
+                None => reports.push(missing(text)),
+            }
+        }
+        reports.extend(self.reports(&self.spare, FileKind::SpareLog)?);
+        reports.into_iter().for_each(done);
+        Ok(())
+    }
+
+    fn reports(&self, segments: &[InspectedSegment], kind: FileKind) -> Result<Vec<FileReport>, StoreError> {
+        let report = |segment: &InspectedSegment| {
+            let mut report = FileReport::new(segment.path(), kind, segment.bytes()?);
+            let damaged = segment.damaged_headers()?;
+            if damaged > 0 {
+                report.find(format!("{damaged} of the 2 copies of its header can't be read"));
+            }
+            Ok(report)
+        };
+        segments.iter().map(report).collect()
+    }
+}
+
+fn missing(text: String) -> FileReport {
+    let mut report = FileReport::new(Path::new("log"), FileKind::Log, 0);
+    report.find(text);
+    report
+}
+
+/// What the store's first file says of the log.
+struct Marks {
+    log: u128,
+    first: u64,
+    /// The batch that comes next.
+    next: u64,
+}
+
+impl Marks {
+    /// None if the file can't be read, or says nothing.
+    fn read(disk: &dyn Disk, store: &Path) -> Result<Option<Self>, StoreError> {
+        let Ok(file) = disk.open(&store.join("rows-000.redb"), false) else { return Ok(None) };
+        let untouched = Untouched::new(file).map_err(io_error)?;
+        let read = || {
+            let tables = Tables::inspect(untouched)?;
+            let (log, first) = (tables.mark(LOG_MARK)?, tables.mark(FIRST_MARK)?);
+            let applied = tables.mark(APPLIED_MARK)?.unwrap_or(0);
+            Ok::<_, StoreError>(log.zip(first).map(|(log, first)| (log, first, applied)))
+        };
+        let as_u64 = |mark| u64::try_from(mark).ok();
+        // One that is damaged is reported where its rows are.
+        let marks = read().ok().flatten();
+        Ok(marks.and_then(|(log, first, applied)| {
+            Some(Self { log, first: as_u64(first)?, next: as_u64(applied)? + 1 })
+        }))
+    }
+}
+
+/// The row that an encoded key names.
+pub(in crate::store) fn place(key: &[u8]) -> Option<RowKey> {
+    crate::store::key::decode(&Bytes::copy_from_slice(key))
+}
