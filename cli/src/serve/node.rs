@@ -41,15 +41,7 @@ impl AdminService for NodeAdmin {
 }
 
 fn health(state: &NodeState) -> Health {
-    let reason = match state {
-        NodeState::Serving => None,
-        NodeState::Starting => Some("it is starting".to_owned()),
-        NodeState::Forming { present, needed } => {
-            Some(format!("the cluster is being formed: {present} of {needed} members have joined"))
-        }
-        NodeState::Failed(why) => Some(why.clone()),
-        NodeState::Stopped => Some("it has been stopped".to_owned()),
-    };
+    let reason = state.reason();
     Health { serving: reason.is_none(), reason, withdrawn: matches!(state, NodeState::Failed(_)) }
 }
 

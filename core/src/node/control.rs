@@ -3,7 +3,10 @@
 //! Every node speaks it with every other, also before the cluster is formed. Its messages are those of the pure
 //! machines; this file carries them, and nothing else.
 
-use super::{Node, health::Wanted};
+use super::{
+    MEETING_STEP, Node, NodeState,
+    health::{GOSSIP_PERIOD, Wanted},
+};
 use crate::{
     liveness::{self, Ack, AckFor, Ping, PingFor},
     membership::gossip::{Delta, Digest},
@@ -180,7 +183,9 @@ impl Node {
                 self.shared.env.spawn("gossip", async move { node.gossip_with(partner, digest).await });
             }
             self.publish_metrics();
-            let _ = self.shared.env.timeout(super::health::GOSSIP_PERIOD, self.shared.news.notified()).await;
+            let meeting = matches!(*self.shared.state.borrow(), NodeState::Meeting { .. });
+            let period = if meeting { MEETING_STEP } else { GOSSIP_PERIOD };
+            let _ = self.shared.env.timeout(period, self.shared.news.notified()).await;
         }
     }
 

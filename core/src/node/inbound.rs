@@ -77,7 +77,7 @@ impl Node {
     }
 
     fn request_of_service(self: Arc<Self>, head: Head, request: RowRequest) {
-        let Some(topology) = self.shared.topology().filter(|_| self.is_serving()) else {
+        let Some(topology) = self.shared.topology().filter(|_| self.answers_members()) else {
             request.reply.fail(FailureCode::NotServing);
             return;
         };

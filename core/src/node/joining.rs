@@ -224,7 +224,7 @@ impl Node {
     pub(super) fn go_on_forming(self: &Arc<Self>, state: &State) {
         let present = state.topology.members.len();
         let needed = usize::from(state.topology.founders);
-        self.state.send_if_modified(|own| {
+        self.shared.state.send_if_modified(|own| {
             let forming = NodeState::Forming { present, needed };
             let changed = matches!(own, NodeState::Starting | NodeState::Forming { .. }) && *own != forming;
             if changed {

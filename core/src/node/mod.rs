@@ -58,6 +58,10 @@ use tokio::sync::watch;
 
 /// How often the node records that it is alive, and how far ahead of its clock it may give times until then.
 const ALIVE_PERIOD: Duration = Duration::from_secs(60);
+/// How long a node that is ready waits for a majority of the members before it takes requests without them.
+const MEETING_MAX: Duration = Duration::from_secs(5);
+/// How often it looks, and tells the others that it is there.
+const MEETING_STEP: Duration = Duration::from_millis(100);
 /// A node's handle to its cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster(Arc<Node>);
@@ -77,7 +81,6 @@ pub(crate) struct Node {
     name: String,
     founder_token: Mutex<Option<String>>,
     hello: Hello,
-    state: watch::Sender<NodeState>,
     tasks: Mutex<Vec<TaskHandle>>,
 }
 
@@ -138,7 +141,7 @@ impl Cluster {
     /// What state the node is in, and every change of it.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<NodeState> {
-        self.0.state.subscribe()
+        self.0.shared.state.subscribe()
     }
 
     /// Waits until the node serves.
@@ -152,7 +155,7 @@ impl Cluster {
                 NodeState::Serving => return Ok(()),
                 NodeState::Failed(why) => return Err(why.clone()),
                 NodeState::Stopped => return Err("the node has been stopped".into()),
-                NodeState::Forming { .. } | NodeState::Starting => {}
+                NodeState::Starting | NodeState::Forming { .. } | NodeState::Meeting { .. } => {}
             }
             if state.changed().await.is_err() {
                 return Err("the node has been stopped".into());
@@ -183,8 +186,8 @@ impl Cluster {
 }
 
 impl Node {
-    pub(crate) fn is_serving(&self) -> bool {
-        *self.state.borrow() == NodeState::Serving
+    fn answers_members(&self) -> bool {
+        self.shared.state.borrow().answers_members()
     }
 
     fn occupant(&self) -> Occupant {
@@ -218,7 +221,7 @@ impl Node {
 
     /// Goes on to the next state that the node is ready for.
     fn step(self: &Arc<Self>) {
-        let before = self.state.borrow().clone();
+        let before = self.shared.state.borrow().clone();
         if !matches!(before, NodeState::Starting | NodeState::Forming { .. }) {
             return;
         }
@@ -241,19 +244,56 @@ impl Node {
     /// Counts the hints that are kept here before anybody relies on the count, and announces the services.
     async fn begin_serving(self: Arc<Self>, topology: Arc<Topology>) {
         hints::count(&self.shared, &topology).await;
+        let needed = topology.members.len() / 2 + 1;
+        let ready = |state: &mut NodeState| {
+            let waited = matches!(state, NodeState::Starting | NodeState::Forming { .. });
+            if waited {
+                *state = NodeState::Meeting { present: 1, needed };
+            }
+            waited
+        };
+        if !self.shared.state.send_if_modified(ready) {
+            return;
+        }
+        self.keep(self.shared.env.spawn("hints", hints::run(self.shared.clone())));
+        self.shared.news.notify_one();
+        self.meet(&topology, needed).await;
         let serve = |state: &mut NodeState| {
-            let ready = matches!(state, NodeState::Starting | NodeState::Forming { .. });
-            if ready {
+            let met = matches!(state, NodeState::Meeting { .. });
+            if met {
                 *state = NodeState::Serving;
             }
-            ready
+            met
         };
-        if self.state.send_if_modified(serve) {
+        if self.shared.state.send_if_modified(serve) {
             tracing::info!(node = %self.shared.me, name = self.name, epoch = %topology.epoch, "the node serves");
-            self.shared.news.notify_one();
-            let task = self.shared.env.spawn("hints", hints::run(self.shared.clone()));
-            self.keep(task);
         }
+    }
+
+    /// Waits until most members are known to serve, so that no write is acknowledged by this node alone only because
+    /// it has not heard of the others; but not for long, as they may be down.
+    async fn meet(&self, topology: &Topology, needed: usize) {
+        let until = self.shared.env.now() + MEETING_MAX;
+        while self.shared.env.now() < until {
+            let peers = self.shared.peers();
+            let serves = |node: &NodeId| {
+                *node == self.shared.me || peers.get(node).is_some_and(|peer| peer.up && peer.heard.is_some())
+            };
+            let present = topology.members.keys().filter(|node| serves(node)).count();
+            if present >= needed || !self.answers_members() {
+                return;
+            }
+            self.shared.state.send_if_modified(|state| {
+                let news = NodeState::Meeting { present, needed };
+                let changed = matches!(state, NodeState::Meeting { .. }) && *state != news;
+                if changed {
+                    *state = news;
+                }
+                changed
+            });
+            self.shared.env.sleep(MEETING_STEP).await;
+        }
+        tracing::warn!(node = %self.shared.me, "too few members answer: serving without them");
     }
 
     /// Withdraws from service for good: something durable can't be relied on any more.
@@ -265,7 +305,7 @@ impl Node {
             }
             first
         };
-        if self.state.send_if_modified(failed) {
+        if self.shared.state.send_if_modified(failed) {
             tracing::error!(node = %self.shared.me, why, "the node withdraws from service");
             self.shared.news.notify_one();
         }
@@ -284,7 +324,7 @@ impl Node {
     }
 
     fn own_facts(&self) -> Facts {
-        let serving = self.is_serving();
+        let serving = self.answers_members();
         let codes = self.shared.host.services.iter().map(|service| service.code);
         let topology = self.shared.topology();
         let hints = topology.as_ref().map(|topology| self.shared.hints.by_node(topology)).unwrap_or_default();
@@ -348,7 +388,7 @@ impl Node {
 
     async fn shutdown(self: &Arc<Self>) {
         let stop = |state: &mut NodeState| std::mem::replace(state, NodeState::Stopped) != NodeState::Stopped;
-        if !self.state.send_if_modified(stop) {
+        if !self.shared.state.send_if_modified(stop) {
             return;
         }
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {

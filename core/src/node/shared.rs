@@ -1,5 +1,6 @@
 //! What the parts of a running node share: who is up, where requests go, what is known of the peers.
 
+use super::NodeState;
 use crate::{
     env::{Env, Rng},
     handoff::HintLedger,
@@ -24,6 +25,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// What liveness and gossip say of a peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) peer_up: tokio::sync::Notify,
     /// Woken when this node has news for the others.
     pub(crate) news: tokio::sync::Notify,
+    /// What state the node is in.
+    pub(crate) state: watch::Sender<NodeState>,
     topology: RwLock<Option<Arc<Topology>>>,
     peers: RwLock<Arc<BTreeMap<NodeId, PeerStatus>>>,
     scores: DashMap<NodeId, Score, FxBuildHasher>,
@@ -115,6 +119,7 @@ impl Shared {
             hedges: HedgeBudget::default(),
             peer_up: tokio::sync::Notify::new(),
             news: tokio::sync::Notify::new(),
+            state: watch::Sender::new(NodeState::Starting),
             topology: RwLock::new(None),
             peers: RwLock::default(),
             scores: DashMap::with_capacity_and_hasher_and_shard_amount(64, FxBuildHasher, MAP_SHARDS),
@@ -126,6 +131,17 @@ impl Shared {
     /// The decided topology; none until the cluster is formed.
     pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
         self.topology.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The topology, for a request that begins here.
+    ///
+    /// # Errors
+    /// Why the node takes none.
+    pub(crate) fn topology_for_requests(&self) -> Result<Arc<Topology>, String> {
+        if let Some(reason) = self.state.borrow().reason() {
+            return Err(reason);
+        }
+        self.topology().ok_or_else(|| "it has no topology".into())
     }
 
     pub(crate) fn set_topology(&self, topology: Arc<Topology>) {

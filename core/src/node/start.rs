@@ -1,7 +1,7 @@
 //! Starting a node: from a directory and an application to a node that serves.
 
 use super::{
-    Cluster, Node, NodeClock, NodeConfig, NodeState, Origin, Shared,
+    Cluster, Node, NodeClock, NodeConfig, Origin, Shared,
     control::{self},
     health::Health,
     inbound::Door,
@@ -39,7 +39,6 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
-use tokio::sync::watch;
 
 /// What a node is made of.
 pub struct Builder {
@@ -208,7 +207,6 @@ impl Builder {
             name: config.name,
             founder_token: Mutex::new(token),
             hello,
-            state: watch::Sender::new(NodeState::Starting),
             tasks: Mutex::default(),
         });
         door.open_for(&node);

@@ -21,12 +21,45 @@ pub enum NodeState {
         /// How many there must be.
         needed: usize,
     },
-    /// It answers requests.
+    /// It answers other members, and takes no requests yet: first it must know who else serves, or a write would be
+    /// acknowledged by fewer nodes than there are.
+    Meeting {
+        /// How many members serve, as far as it knows; itself included.
+        present: usize,
+        /// How many it waits for; only for a few seconds.
+        needed: usize,
+    },
+    /// It takes requests.
     Serving,
     /// It has withdrawn from service; somebody must act.
     Failed(String),
     /// It was told to stop.
     Stopped,
+}
+
+impl NodeState {
+    /// Why the node takes no requests; nothing if it does.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Serving => None,
+            Self::Starting => Some("it is starting".into()),
+            Self::Forming { present, needed } => {
+                Some(format!("the cluster is being formed: {present} of {needed} members have joined"))
+            }
+            Self::Meeting { present, needed } => {
+                Some(format!("it has found {present} of the {needed} members that it waits for"))
+            }
+            Self::Failed(why) => Some(why.clone()),
+            Self::Stopped => Some("it has been stopped".into()),
+        }
+    }
+
+    /// Whether the node answers the requests of other members.
+    #[must_use]
+    pub fn answers_members(&self) -> bool {
+        matches!(self, Self::Meeting { .. } | Self::Serving)
+    }
 }
 
 /// What a member is to this node.
@@ -117,7 +150,7 @@ impl Node {
         NodeStatus {
             node: self.shared.me,
             name: self.name.clone(),
-            state: self.state.borrow().clone(),
+            state: self.shared.state.borrow().clone(),
             cluster: topology.as_ref().map(|topology| topology.cluster.clone()),
             lineage: topology.as_ref().map(|topology| topology.lineage),
             epoch: topology.as_ref().map(|topology| topology.epoch),
@@ -144,7 +177,8 @@ impl Node {
         let of = |member: &crate::topology::Member| {
             let node = member.occupant.node;
             let itself = node == self.shared.me;
-            let up = if itself { self.is_serving() } else { peers.get(&node).is_some_and(|peer| peer.up) };
+            let up =
+                if itself { self.answers_members() } else { peers.get(&node).is_some_and(|peer| peer.up) };
             let suspect = statuses.get(&node) == Some(&Status::Suspect);
             MemberStatus {
                 node,

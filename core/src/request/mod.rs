@@ -176,7 +176,7 @@ impl<V: Vnode> Service<V> {
     /// between partitions. A row that is present throughout is met exactly once.
     ///
     /// # Errors
-    /// [`RequestError::NotServing`] if this node has not joined a formed cluster.
+    /// [`RequestError::NotServing`] if this node takes no requests.
     pub fn scan<Q: Scan<V>>(&self, query: &Q) -> Result<Rows<Q::Reply>, RequestError> {
         let topology = self.topology()?;
         let pages = scan::start(&self.shared, &topology, self.index, Q::ID, query.encode());
@@ -186,7 +186,7 @@ impl<V: Vnode> Service<V> {
     /// How many slots each partition has: the largest n.
     ///
     /// # Errors
-    /// [`RequestError::NotServing`] if this node has not joined a formed cluster.
+    /// [`RequestError::NotServing`] if this node takes no requests.
     pub fn replicas(&self) -> Result<u8, RequestError> {
         Ok(self.topology()?.replicas())
     }
@@ -197,8 +197,7 @@ impl<V: Vnode> Service<V> {
     }
 
     fn topology(&self) -> Result<Arc<Topology>, RequestError> {
-        let forming = || RequestError::NotServing("the cluster is still being formed".into());
-        self.shared.topology().ok_or_else(forming)
+        self.shared.topology_for_requests().map_err(RequestError::NotServing)
     }
 }
 

@@ -192,10 +192,16 @@ impl TestCluster {
         }
     }
 
-    /// Whether a node runs and answers requests.
+    /// Whether a node runs and takes requests.
     #[must_use]
     pub fn is_serving(&self, node: u32) -> bool {
         self.running(node).is_some_and(|cluster| *cluster.state().borrow() == NodeState::Serving)
+    }
+
+    /// Whether a node runs and answers the requests of other members: it does so a little earlier than it takes some.
+    #[must_use]
+    pub fn answers_members(&self, node: u32) -> bool {
+        self.running(node).is_some_and(|cluster| cluster.state().borrow().answers_members())
     }
 
     /// Why a node that was started does not take part, if it says that it will not: its start was refused, or it has

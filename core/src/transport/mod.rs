@@ -211,7 +211,7 @@ impl Transport {
         self.0.shared.set_peers(peers);
     }
 
-    /// What to say on new connections. If it names another lineage or other messages than the one before, all
+    /// What to say on new connections. If it names another lineage than one before, or other messages, all
     /// connections are closed: who is a member, or which messages both sides know, must be judged anew.
     pub fn set_hello(&self, hello: Hello) {
         self.0.shared.set_hello(hello);

@@ -21,7 +21,7 @@ use quinn::Endpoint;
 use rondel_proto::{
     frame::{FRAME_BYTES_MAX, Head},
     hello::Hello,
-    id::NodeId,
+    id::{Lineage, NodeId},
 };
 use std::{
     collections::BTreeMap,
@@ -150,7 +150,8 @@ impl Shared {
             let mut current = self.hello.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, hello.clone())
         };
-        if before.lineage != hello.lineage {
+        // Who had no lineage has said nothing wrong: the cluster that is just being formed keeps its connections.
+        if before.lineage != hello.lineage && before.lineage != Lineage::default() {
             self.disconnect(close::REMOVED, "this node follows another lineage now");
         } else if before.messages != hello.messages {
             self.disconnect(close::NORMAL, "this node knows other messages now");

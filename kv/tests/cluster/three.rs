@@ -115,3 +115,38 @@ fn a_conditional_put_on_a_replica_that_lags_is_refused_by_the_quorum() {
         assert_eq!(refused, Err(PutError::MatchFound));
     });
 }
+
+/// A node that hears from the others only that they do not serve yet would be the only one on its list, and a write to
+/// two of three nodes would be acknowledged by itself alone.
+#[test]
+fn a_node_takes_requests_only_once_most_members_can_answer_it() {
+    with_nodes(27, 3, |nodes| async move {
+        for node in 0..3 {
+            nodes.kill(node);
+        }
+        for node in 1..3 {
+            nodes.control().disk(node).set_slowness(100.0);
+        }
+        for node in 0..3 {
+            nodes.restart(node);
+        }
+        while !(0..3).all(|node| nodes.is_serving(node)) {
+            let serving = (0..3).filter(|node| nodes.is_serving(*node)).count();
+            assert!(serving == 0 || (0..3).filter(|node| nodes.answers_members(*node)).count() >= 2);
+            nodes.control().sleep(std::time::Duration::from_micros(200)).await;
+        }
+    });
+}
+
+#[test]
+fn the_last_node_left_takes_requests_alone() {
+    with_nodes(28, 3, |nodes| async move {
+        for node in 0..3 {
+            nodes.kill(node);
+        }
+        nodes.restart(1);
+        let client = nodes.client(1).await;
+        put(&client, "a", None).await.unwrap();
+        assert_eq!(texts(get(&client).await.as_ref()), ["a"]);
+    });
+}

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-/// How often it is noted which nodes serve.
+/// How often it is noted which nodes answer.
 const WATCH_EVERY: Duration = Duration::from_millis(10);
 /// How long nodes may take to come back once everything is healed.
 const RETURN_MAX: Duration = Duration::from_secs(180);
@@ -74,7 +74,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word").to_owned()
 }
 
-/// Which nodes served when: for each moment at which that changed, those that do from then on.
+/// Which nodes answered when: for each moment at which that changed, those that do from then on.
 pub(crate) type Watch = Vec<(Duration, BTreeSet<u32>)>;
 
 struct Run {
@@ -171,7 +171,7 @@ impl Run {
         self.control.spawn("watch", async move {
             loop {
                 let serving: BTreeSet<u32> =
-                    cluster.nodes().into_iter().filter(|node| cluster.is_serving(*node)).collect();
+                    cluster.nodes().into_iter().filter(|node| cluster.answers_members(*node)).collect();
                 let now = cluster.control().elapsed();
                 {
                     let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);

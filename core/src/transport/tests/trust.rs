@@ -81,6 +81,8 @@ async fn a_node_of_another_lineage_is_a_stranger() {
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
     let of = |lineage| Hello { lineage: Lineage(lineage), ..hello() };
     two.transport.set_hello(of(2));
+    one.transport.set_hello(of(2));
+    one.ask(two.at.node, head(ECHO), "").await.unwrap();
     one.transport.set_hello(of(1));
     let failure = one.ask(two.at.node, head(ECHO), "").await.unwrap_err();
     assert_eq!(failure.code, FailureCode::Disconnected);
@@ -88,6 +90,19 @@ async fn a_node_of_another_lineage_is_a_stranger() {
     one.transport.set_peers(&[]);
     one.transport.set_peers(&[two.at]);
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_just_been_formed_keeps_its_connections() {
+    let (one, mut two) = pair();
+    let held = one.send(two.at.node, head(HOLD), "");
+    let kept = two.held.recv().await.unwrap();
+    for node in [&one, &two] {
+        node.transport.set_hello(Hello { lineage: Lineage(1), ..hello() });
+        node.transport.set_peers(&[one.at, two.at]);
+    }
+    kept.send(Ok(Bytes::from_static(b"done")));
+    assert_eq!(held.await.unwrap().unwrap(), "done");
 }
 
 #[tokio::test]
