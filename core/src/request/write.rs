@@ -34,6 +34,10 @@ use tokio::sync::{mpsc, oneshot};
 /// hangs must not leave a write with one copy less than it will report.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a slot may take, at least, to get what was acknowledged, or a hint for it: longer than a replica's
+/// patience, however short the client's was.
+const REST_MIN: Duration = Duration::from_secs(5);
+
 /// How long a client's write waits while the store's backlog is near its bound.
 const SLOW_DOWN: Duration = Duration::from_millis(5);
 
@@ -168,7 +172,8 @@ impl Replication {
         } else {
             preferences.active(n, Use::Write, up)
         };
-        let tally = Tally::new(spec.quorum, &list).map_err(|unmet| RequestError::unmet(unmet, Vec::new()))?;
+        let tally = Tally::with_mutants(spec.quorum, &list, shared.mutants)
+            .map_err(|unmet| RequestError::unmet(unmet, Vec::new()))?;
         let (sender, answers) = mpsc::unbounded_channel();
         Ok(Self {
             shared: shared.clone(),
@@ -264,6 +269,7 @@ impl Replication {
         self.shared.env.clone().spawn("write-rest", async move {
             let mut owed = Owed { ledger: self.shared.hints.clone(), nodes: Vec::new() };
             let owed_from = env.now() + OWED_AFTER;
+            self.spec.deadline = self.spec.deadline.max(env.now() + REST_MIN);
             while self.sent.iter().any(|sent| !sent.answered) {
                 let late = env.now() >= owed_from;
                 if late {
@@ -274,7 +280,14 @@ impl Replication {
                 match env.timeout_at(wake, self.answers.recv()).await {
                     Ok(Some(answer)) => self.take(answer),
                     Ok(None) => return,
-                    Err(_) if env.now() >= self.spec.deadline => return,
+                    // Late, where this node stood still: what is still lacking gets its hint now.
+                    Err(_) if env.now() >= self.spec.deadline => {
+                        if self.outstanding().is_empty() {
+                            return;
+                        }
+                        self.spec.deadline = env.now() + REST_MIN;
+                        self.hedge_late(false);
+                    }
                     Err(_) => self.hedge_late(false),
                 }
             }

@@ -5,6 +5,7 @@ use rondel_kv::{
     Condition, Content, DeleteOptions, Deleted, GetError, GetOptions, ListOptions, Need, PutError,
     PutOptions, RequestError, Requirement,
 };
+use std::time::Duration;
 
 #[test]
 fn what_one_node_wrote_every_node_reads() {
@@ -80,6 +81,29 @@ fn keys_are_written_read_and_listed_while_a_node_is_down() {
             let read = third.get(&bucket(), key(number).as_bytes(), one.clone()).await.unwrap();
             assert_eq!(texts(read.as_ref()), [key(number)], "the node that was down has it by itself");
         }
+    });
+}
+
+/// A client that waits only for a moment has its answer before anybody knows that the third replica hears nothing.
+#[test]
+fn a_write_in_a_hurry_comes_to_a_replica_that_did_not_hear_of_it() {
+    with_nodes(26, 3, |nodes| async move {
+        let client = nodes.client(0).await;
+        nodes.partition(&[&[0, 1], &[2]]);
+        let hurried = PutOptions { timeout: Some(Duration::from_millis(200)), ..PutOptions::default() };
+        client.put(&bucket(), Some(b"k"), Content::text("a"), hurried).await.unwrap();
+        nodes.control().sleep(Duration::from_secs(3)).await;
+        // What was under way to it goes with it.
+        nodes.kill(2);
+        nodes.heal();
+        nodes.restart(2);
+        let third = nodes.client(2).await;
+        nodes.come_to_rest().await;
+        nodes.kill(0);
+        nodes.kill(1);
+        let one = GetOptions { r: Some(Need::Count(1)), ..GetOptions::default() };
+        let read = third.get(&bucket(), b"k", one).await.unwrap();
+        assert_eq!(texts(read.as_ref()), ["a"]);
     });
 }
 
