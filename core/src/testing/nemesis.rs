@@ -152,6 +152,13 @@ pub enum FaultKind {
         /// How many bits.
         bits: u32,
     },
+    /// Items rot in the tables of a node: what was stored of them does not read any more.
+    RotItems {
+        /// The node.
+        node: u32,
+        /// How many items.
+        items: u32,
+    },
     /// A node loses its disk, and is started again on an empty one.
     Wipe {
         /// The node.
@@ -176,6 +183,7 @@ impl FaultKind {
         match self {
             Self::WriteErrors { node, .. }
             | Self::Rot { node, .. }
+            | Self::RotItems { node, .. }
             | Self::Wipe { node }
             | Self::RollBack { node }
             | Self::Copy { node } => Some(*node),

@@ -156,6 +156,8 @@ pub(super) struct Network {
     cut: BTreeSet<(u32, u32)>,
     flapping: BTreeMap<(u32, u32), Flapping>,
     busy_until: BTreeMap<(u32, u32), Nanos>,
+    /// When a datagram last arrived, by the way that it came.
+    arrived: BTreeMap<(u32, u32), Nanos>,
     inboxes: BTreeMap<End, Inbox>,
     ports: BTreeMap<u32, u16>,
     sockets: u64,
@@ -170,6 +172,7 @@ impl Network {
             cut: BTreeSet::new(),
             flapping: BTreeMap::new(),
             busy_until: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             inboxes: BTreeMap::new(),
             ports: BTreeMap::new(),
             sockets: 0,
@@ -288,7 +291,24 @@ impl Network {
             return (Fate::Full, None);
         }
         inbox.datagrams.push_back(packet.datagram);
-        (Fate::Delivered, inbox.waker.take())
+        let waker = inbox.waker.take();
+        self.arrived.insert((packet.from.0, packet.to.0), now);
+        (Fate::Delivered, waker)
+    }
+
+    /// The nodes that have exchanged datagrams with a node since a time, perhaps by way of others; it itself too.
+    fn in_touch(&self, node: u32, since: Nanos) -> BTreeSet<u32> {
+        let heard = |from, to| self.arrived.get(&(from, to)).is_some_and(|at| *at >= since);
+        let (mut nodes, mut open) = (BTreeSet::from([node]), vec![node]);
+        while let Some(one) = open.pop() {
+            let others = self.arrived.range((one, 0)..=(one, u32::MAX)).map(|((_, other), _)| *other);
+            for other in others.filter(|other| heard(one, *other) && heard(*other, one)) {
+                if nodes.insert(other) {
+                    open.push(other);
+                }
+            }
+        }
+        nodes
     }
 }
 
@@ -416,6 +436,13 @@ impl Net {
     #[must_use]
     pub fn is_cut(&self, from: u32, to: u32) -> bool {
         lock(&self.0.world().network).is_cut(from, to, self.0.world().clock.nanos())
+    }
+
+    /// The nodes that can have told a node anything since a time, or have been told anything by it: datagrams went
+    /// both ways since then, perhaps by way of others. The node itself is one of them.
+    #[must_use]
+    pub fn in_touch(&self, node: u32, since: Duration) -> BTreeSet<u32> {
+        lock(&self.0.world().network).in_touch(node, nanos(since))
     }
 
     fn changed(&self, change: &str, from: u32, to: u32) {

@@ -236,6 +236,27 @@ fn a_flipped_bit_is_read_back_flipped() {
 }
 
 #[test]
+fn bytes_rot_wherever_they_stand_and_nothing_else_does() {
+    let sim = Sim::new(1);
+    let (_env, file) = node(&sim);
+    // Across the boundary of a page, at the end, and nearly.
+    let mut written = vec![7; 9_000];
+    for (at, bytes) in [(4_090, b"0123456789"), (8_990, b"0123456789"), (100, b"012345678_")] {
+        written[at..at + 10].copy_from_slice(bytes);
+    }
+    file.write_at(0, &written).unwrap();
+    file.sync().unwrap();
+    assert_eq!(sim.disk(0).flip_bits_of(b"0123456789", |path| path.ends_with("other")), 0);
+    assert_eq!(sim.disk(0).flip_bits_of(b"not there", |_| true), 0);
+    assert_eq!(sim.disk(0).flip_bits_of(b"0123456789", |_| true), 2);
+    sim.crash(0, CrashMode::LoseAll);
+    let read = reopen(&sim);
+    let wrong: Vec<_> = (0..9_000).filter(|at| read[*at] != written[*at]).collect();
+    let [one, two] = wrong[..] else { panic!("{wrong:?}") };
+    assert!((4_090..4_100).contains(&one) && (8_990..9_000).contains(&two), "{wrong:?}");
+}
+
+#[test]
 fn a_disk_is_rolled_back_cloned_and_wiped() {
     let sim = Sim::new(1);
     let (_env, file) = node(&sim);

@@ -82,6 +82,28 @@ fn a_datagram_arrives_late_and_whole_with_its_sender() {
 }
 
 #[test]
+fn nodes_are_in_touch_while_datagrams_go_both_ways() {
+    let sim = Sim::new(1);
+    sim.net().set_links(Link::perfect());
+    let nodes = [0, 1, 2, 3].map(|node| (sim.node_env(node), node));
+    let sockets = nodes.each_ref().map(|(env, node)| env.bind(to(*node, 9)).unwrap());
+    let speak = |from: usize, node: u32| send(&*sockets[from], to(node, 9), b"hello");
+    let step = || sim.run_for(Duration::from_millis(1));
+    let in_touch = |since| sim.net().in_touch(0, since).into_iter().collect::<Vec<_>>();
+    speak(0, 1);
+    speak(1, 2);
+    speak(3, 0);
+    step();
+    assert_eq!(in_touch(Duration::ZERO), [0], "nobody has been answered");
+    let answered = sim.elapsed();
+    speak(1, 0);
+    speak(2, 1);
+    step();
+    assert_eq!(in_touch(Duration::ZERO), [0, 1, 2], "2 by way of 1");
+    assert_eq!(in_touch(answered), [0], "nothing has gone out since");
+}
+
+#[test]
 fn batches_are_cut_into_their_segments() {
     let sim = Sim::new(1);
     sim.net().set_links(Link::perfect());

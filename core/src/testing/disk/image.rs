@@ -78,6 +78,19 @@ impl Image {
             .map(|(at, _)| at)
     }
 
+    /// Where these bytes stand.
+    pub(super) fn places_of(&self, bytes: &[u8]) -> Vec<usize> {
+        let mut all = vec![0; self.len];
+        for page in self.used_pages() {
+            let (first, end) = (page * PAGE_BYTES, self.len.min((page + 1) * PAGE_BYTES));
+            if let (Some(place), Some(held)) = (all.get_mut(first..end), &self.pages[page]) {
+                place.copy_from_slice(&held[..place.len()]);
+            }
+        }
+        let same = |(_, window): &(usize, &[u8])| *window == bytes;
+        all.windows(bytes.len()).enumerate().filter(same).map(|(at, _)| at).collect()
+    }
+
     /// Changes one bit of a byte within the file.
     pub(super) fn flip(&mut self, offset: usize, bit: u8) {
         self.page_mut(offset / PAGE_BYTES)[offset % PAGE_BYTES] ^= 1 << (bit % 8);

@@ -431,6 +431,26 @@ impl State {
         Some((path, offset as u64))
     }
 
+    /// Flips one bit wherever these bytes stand, in files whose path passes the filter. Gives how many there were.
+    pub(super) fn flip_bits_of(&mut self, bytes: &[u8], filter: impl Fn(&Path) -> bool) -> usize {
+        let files: Vec<u64> =
+            self.names.iter().filter(|(path, _)| filter(path)).map(|(_, file)| *file).collect();
+        let mut flipped = 0;
+        for file in files.into_iter().filter(|_| !bytes.is_empty()) {
+            for first in self.content(file).seen.places_of(bytes) {
+                let offset = first + self.rng.index(bytes.len());
+                let bit = self.rng.u64().to_le_bytes()[0];
+                let content = self.content_mut(file);
+                content.seen.flip(offset, bit);
+                if offset < content.durable.len() {
+                    content.durable.flip(offset, bit);
+                }
+                flipped += 1;
+            }
+        }
+        flipped
+    }
+
     pub(super) fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
         for (path, file) in &self.durable_names {

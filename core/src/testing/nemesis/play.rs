@@ -4,7 +4,10 @@
 //! and end in any order. A node that several faults stop is started when the last of them ends.
 
 use super::{Fault, FaultKind, Schedule};
-use crate::testing::{CrashMode, DiskImage, Link, TestCluster};
+use crate::{
+    store::row::{Body, Row},
+    testing::{CrashMode, DiskImage, Link, RowKind, TestCluster},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -34,7 +37,7 @@ impl Schedule {
             let now = cluster.control().elapsed() - play.began;
             cluster.control().sleep(at.saturating_sub(now)).await;
             if begins {
-                play.begin(index);
+                play.begin(index).await;
             } else {
                 play.end(index);
             }
@@ -63,7 +66,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    fn begin(&mut self, index: usize) {
+    async fn begin(&mut self, index: usize) {
         let (cluster, kind) = (self.cluster, &self.faults[index].kind);
         let control = cluster.control();
         control.note(&format!("begins: {}", self.faults[index]));
@@ -85,6 +88,7 @@ impl Play<'_> {
                     let _ = control.disk(*node).flip_bit_where(is_of_store);
                 }
             }
+            FaultKind::RotItems { node, items } => self.rot_items(*node, *items, index).await,
             FaultKind::Wipe { node } => cluster.wipe(*node),
             FaultKind::RollBack { node } => {
                 self.images.insert(index, control.disk(*node).snapshot());
@@ -123,6 +127,24 @@ impl Play<'_> {
         match kind {
             FaultKind::Blackout { .. } => cluster.nodes().into_iter().for_each(|node| self.bring_back(node)),
             kind => kind.stops().into_iter().for_each(|node| self.bring_back(node)),
+        }
+    }
+
+    /// Lets so many of a node's items rot, as far as they are in its tables.
+    async fn rot_items(&self, node: u32, items: u32, index: usize) {
+        let control = self.cluster.control();
+        // A node that is down is not asked for what it keeps, and nothing of it rots.
+        let mut rows = self.cluster.rows(node).await.unwrap_or_default();
+        control.rng(&format!("rot {index}")).shuffle(&mut rows);
+        let mut rotten = 0;
+        for row in rows {
+            let RowKind::Item { row: Ok(Row { body: Body::Item(item), .. }), .. } = row.kind else {
+                continue;
+            };
+            rotten += u32::from(control.disk(node).flip_bits_of(&item, is_of_store) > 0);
+            if rotten == items {
+                return;
+            }
         }
     }
 

@@ -44,6 +44,7 @@ impl fmt::Display for FaultKind {
             Self::ReadErrors { node, chance } => write!(out, "read-errors {node} {chance}"),
             Self::WriteErrors { node, chance } => write!(out, "write-errors {node} {chance}"),
             Self::Rot { node, bits } => write!(out, "rot {node} {bits}"),
+            Self::RotItems { node, items } => write!(out, "rot-items {node} {items}"),
             Self::Wipe { node } => write!(out, "wipe {node}"),
             Self::RollBack { node } => write!(out, "roll-back {node}"),
             Self::Copy { node } => write!(out, "copy {node}"),
@@ -122,6 +123,7 @@ fn kind(name: &str, numbers: &[i64]) -> Option<FaultKind> {
             FaultKind::WriteErrors { node: small(node)?, chance: small(chance)? }
         }
         ("rot", &[node, bits]) => FaultKind::Rot { node: small(node)?, bits: small(bits)? },
+        ("rot-items", &[node, items]) => FaultKind::RotItems { node: small(node)?, items: small(items)? },
         ("wipe", &[node]) => FaultKind::Wipe { node: small(node)? },
         ("roll-back", &[node]) => FaultKind::RollBack { node: small(node)? },
         ("copy", &[node]) => FaultKind::Copy { node: small(node)? },
@@ -150,6 +152,8 @@ mod tests {
             let drawn = Draw::new(2 + u32::try_from(seed % 6).unwrap()).schedule(&mut Rng::from_seed(seed));
             assert_eq!(drawn.to_string().parse(), Ok(drawn));
         }
+        let rots = "   100 +50     rot-items 2 9";
+        assert_eq!(rots.parse::<Fault>().map(|fault| fault.to_string()), Ok(rots.to_owned()));
     }
 
     #[test]
