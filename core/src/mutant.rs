@@ -8,13 +8,15 @@
 pub enum Mutant {
     /// A lane answers writes before they are durable.
     AcknowledgeBeforeDurable,
+    /// A store says that what it has written is durable without having synced it.
+    SkipSync,
     /// A store opens with the incarnation that it had before.
     KeepIncarnation,
     /// All rows of an incarnation share one actor.
     NoBirth,
     /// A row that is removed or unreadable leaves its `mine` to its successor.
     KeepMine,
-    /// An absorbed item brings the sender's `mine` along.
+    /// An absorbed item brings the sender's `mine` along, and the row's next writer goes on under it.
     AbsorbMine,
     /// A put drops the siblings that the client has not seen.
     DropSibling,
@@ -30,14 +32,15 @@ pub enum Mutant {
     CorruptAsNotFound,
     /// A read is answered with what came first, without comparing digests.
     IgnoreDigests,
-    /// A node that owns no slot drops a delivered row without asking all owners.
+    /// A node drops a row that it owns no slot for, without asking the owners or looking for hints.
     DropStrayUnlicensed,
 }
 
 impl Mutant {
     /// All of them, with the names that commands use.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::AcknowledgeBeforeDurable, "acknowledge-before-durable"),
+        (Self::SkipSync, "skip-sync"),
         (Self::KeepIncarnation, "keep-incarnation"),
         (Self::NoBirth, "no-birth"),
         (Self::KeepMine, "keep-mine"),

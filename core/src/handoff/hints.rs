@@ -238,7 +238,8 @@ impl Walk {
         let mut owners: Vec<Occupant> = slots.flat_map(|entry| entry.write_set()).collect();
         owners.sort_unstable();
         owners.dedup();
-        if !self.shared.mutants.has(Mutant::DropStrayUnlicensed) {
+        let licensed = !self.shared.mutants.has(Mutant::DropStrayUnlicensed);
+        if licensed {
             if !owners.iter().all(|owner| outlook.up(owner.node)) {
                 return;
             }
@@ -254,7 +255,8 @@ impl Walk {
             partition,
             at,
             digest: copy.digest,
-            replicas: self.topology.replicas(),
+            // Without a replica there is no slot to keep a hint for.
+            replicas: if licensed { self.topology.replicas() } else { 0 },
             deadline: self.shared.env.now() + DELIVERY_DEADLINE,
             reply,
         });

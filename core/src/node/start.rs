@@ -24,7 +24,8 @@ use crate::{
     ring::Occupant,
     sequence::{DecidedFile, Record, Replica},
     store::{
-        Backend, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store, StoreError, Write,
+        Backend, LogConfig, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store,
+        StoreConfig, StoreError, Write,
     },
     table::{Entry, Keyed},
     transport::{self, Identity, Transport, TransportConfig},
@@ -225,7 +226,7 @@ async fn open_data_dir(env: &Env, path: &Path) -> Result<Arc<DataDir>, StartErro
 }
 
 async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, StartError> {
-    let (backend, settings) = (config.store.backend, config.store.clone());
+    let (backend, settings) = (config.store.backend, store_config(config));
     let path = config.data_dir.join(backend.name_in_directory());
     let (disk, directory) = (env.disk(), config.data_dir.clone());
     if let Some(found) =
@@ -245,6 +246,17 @@ async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, St
             Ok(Arc::new(store))
         }
     }
+}
+
+/// How the store is kept; without its syncs, where a test says so.
+fn store_config(config: &NodeConfig) -> StoreConfig {
+    let settings = config.store.clone();
+    #[cfg(feature = "testing")]
+    if config.mutants.has(Mutant::SkipSync) {
+        let mutant = Some(crate::store::Mutant::SkippedSync);
+        return StoreConfig { log: LogConfig { mutant, ..settings.log }, ..settings };
+    }
+    settings
 }
 
 /// Makes sure that the store is the one of the directory, and marks a new one.

@@ -1,7 +1,10 @@
 //! The count of one operation, ask by ask.
 
 use super::{Achieved, Quorum, Unmet};
-use crate::ring::{ActiveList, Occupant, Seat, Serving};
+use crate::{
+    mutant::{Mutant, Mutants},
+    ring::{ActiveList, Occupant, Seat, Serving},
+};
 use rondel_proto::id::NodeId;
 
 /// The most messages that one operation may send: nodes are counted in 128 bits.
@@ -64,6 +67,7 @@ pub struct Tally {
     asks: Vec<Ask>,
     /// `min(need, distinct nodes in the active list)`.
     nodes_needed: u8,
+    mutants: Mutants,
 }
 
 impl Tally {
@@ -72,7 +76,12 @@ impl Tally {
     /// # Errors
     /// [`Unmet`] if the list can't satisfy the quorum even if everybody answers; `have` is what the list could give.
     pub fn new(quorum: Quorum, list: &ActiveList) -> Result<Self, Unmet> {
-        let mut tally = Self { quorum, seats: Vec::new(), asks: Vec::new(), nodes_needed: 0 };
+        Self::with_mutants(quorum, list, Mutants::default())
+    }
+
+    /// As [`Tally::new`], with rules broken.
+    pub(crate) fn with_mutants(quorum: Quorum, list: &ActiveList, mutants: Mutants) -> Result<Self, Unmet> {
+        let mut tally = Self { quorum, seats: Vec::new(), asks: Vec::new(), nodes_needed: 0, mutants };
         tally.follow(list)?;
         Ok(tally)
     }
@@ -268,7 +277,11 @@ impl Tally {
     }
 
     fn count(&self, counts: impl Fn(&Ask) -> bool) -> Achieved {
-        count(&self.seats, &self.asks, counts)
+        let mut achieved = count(&self.seats, &self.asks, counts);
+        if self.mutants.has(Mutant::CountStandInAsOwner) {
+            achieved.owners = achieved.slots;
+        }
+        achieved
     }
 }
 

@@ -50,7 +50,7 @@ impl DotSource {
         if self.mutants.has(Mutant::NoBirth) {
             return Actor { incarnation: self.incarnation, birth: 0 };
         }
-        mine.filter(|actor| actor.incarnation == self.incarnation)
+        mine.filter(|actor| actor.incarnation == self.incarnation || self.mutants.has(Mutant::AbsorbMine))
             .unwrap_or_else(|| Actor { incarnation: self.incarnation, birth: self.next() })
     }
 }

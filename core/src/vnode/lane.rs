@@ -316,7 +316,8 @@ impl Lane {
                 return Ok(Executed { reply, item, again: true, mine: row.mine });
             }
         }
-        let mut cell = RowCell { content, put: None, actor: None };
+        let actor = self.ghost_of(&content, at);
+        let mut cell = RowCell { content, put: None, actor };
         let reply = self.call(service, message, body, call, &mut cell, true)?;
         let Some(item) = cell.put.take() else {
             return Ok(Executed { reply, item: None, again: false, mine: None });
@@ -383,6 +384,14 @@ impl Lane {
     fn mine_of(&self, content: &Content, at: &RowKey) -> Option<Actor> {
         match content {
             Content::Row(row) if row.body != Body::Hole => row.mine,
+            content => self.ghost_of(content, at),
+        }
+    }
+
+    /// Who this replica was for a row that is gone: nobody, but with a mutant.
+    fn ghost_of(&self, content: &Content, at: &RowKey) -> Option<Actor> {
+        match content {
+            Content::Row(row) if row.body != Body::Hole => None,
             _ => self.ghosts.get(at).copied(),
         }
     }

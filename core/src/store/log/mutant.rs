@@ -13,6 +13,8 @@ pub enum Mutant {
     EarlyTrim,
     /// Batches are reported durable before the sync.
     EarlyReply,
+    /// Groups are reported durable without any sync.
+    SkippedSync,
     /// An opening goes on in the segment that it cut.
     AppendToCut,
     /// An opening trusts that what it reads of the newest group is durable.
