@@ -10,7 +10,7 @@ use rondel_core::{
     env::Rng,
     testing::{Control, TestCluster},
 };
-use rondel_kv::{Bucket, Client, Config, Context, Fetched, GetError, GetOptions, Need, PutError, PutOptions};
+use rondel_kv::{Bucket, Client, Config, Context, Fetched, GetOptions, Need, PutError, PutOptions};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -65,6 +65,9 @@ pub(crate) fn key_bytes(key: Key) -> Vec<u8> {
     format!("key-{key}").into_bytes()
 }
 
+/// With more siblings than this a client makes one of them.
+const JOURNAL_SIBLINGS_MAX: usize = 16;
+
 /// One client.
 pub(crate) struct Worker {
     pub(crate) cluster: TestCluster,
@@ -72,6 +75,9 @@ pub(crate) struct Worker {
     number: u32,
     rng: Rng,
     plan: Arc<Plan>,
+    /// The node that it asks rather than others.
+    home: Option<u32>,
+    began: Duration,
     /// What it last read of each key.
     known: BTreeMap<Key, (Context, Vec<Seen>)>,
 }
@@ -97,6 +103,8 @@ impl Worker {
             number,
             rng: cluster.control().rng(&format!("client {number}")),
             plan: plan.clone(),
+            home: Some(number % plan.shape.nodes).filter(|_| number < plan.clients),
+            began: cluster.control().elapsed(),
             known: BTreeMap::new(),
         }
     }
@@ -111,6 +119,9 @@ impl Worker {
     }
 
     async fn step(&mut self) {
+        if self.plan.journals > 0 && self.rng.chance(self.plan.journal_share) {
+            return self.step_in_journal().await;
+        }
         let key = self.pick_key();
         let dice = f64::from(u32::try_from(self.rng.below(1 << 20)).unwrap_or_default()) / f64::from(1 << 20);
         let mix = self.plan.mix;
@@ -128,17 +139,45 @@ impl Worker {
         }
     }
 
-    fn pick_key(&mut self) -> Key {
-        let hot = self.rng.chance(self.plan.heat);
-        let (first, count) = match hot {
-            true => (0, self.plan.keys_hot),
-            false => (self.plan.keys_hot, self.plan.keys_cold),
-        };
-        first + u32::try_from(self.rng.below(u64::from(count))).unwrap_or_default()
+    /// Adds to what is there, or looks at it, and makes one of it when it has grown long.
+    async fn step_in_journal(&mut self) {
+        let journals = self.plan.journals;
+        let number = self.below(journals);
+        let key = self.plan.journal_key(number);
+        let long = self.known.get(&key).is_some_and(|(_, seen)| seen.len() > JOURNAL_SIBLINGS_MAX);
+        if long {
+            self.read(key).await;
+            self.write(key, false, false).await;
+        } else if self.rng.chance(0.6) {
+            self.write(key, false, true).await;
+        } else {
+            self.read(key).await;
+        }
     }
 
-    /// A node that runs, if there is one.
+    fn pick_key(&mut self) -> Key {
+        let plan = self.plan.clone();
+        if !self.rng.chance(plan.heat) {
+            return plan.keys_hot + self.below(plan.keys_cold);
+        }
+        let ran = self.cluster.control().elapsed() - self.began;
+        let heat = u32::try_from(ran.as_millis() / plan.heat_lasts.as_millis().max(1)).unwrap_or_default();
+        let heat = heat.min(plan.heats() - 1);
+        // Now and then somebody comes back to what was hot before.
+        let heat = if self.rng.chance(0.2) { self.below(heat + 1) } else { heat };
+        plan.hot_key(heat, self.below(plan.keys_hot))
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.rng.below(u64::from(bound))).unwrap_or_default()
+    }
+
+    /// A node that runs, if there is one: its own, or any.
     fn pick_node(&mut self) -> Option<(u32, Cluster)> {
+        let loyal = self.rng.chance(self.plan.loyalty);
+        if let Some(home) = self.home.filter(|home| loyal && self.cluster.is_serving(*home)) {
+            return Some((home, self.cluster.running(home)?));
+        }
         let up: Vec<_> =
             self.cluster.nodes().into_iter().filter(|node| self.cluster.is_serving(*node)).collect();
         let node = *self.rng.choose(&up)?;
@@ -150,7 +189,7 @@ impl Worker {
     }
 
     async fn read(&mut self, key: Key) {
-        let owners = [0, 0, 0, 1, 2, 2][self.rng.index(6)];
+        let owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
         let r = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
         let options = GetOptions {
             r: Some(r),
@@ -174,9 +213,8 @@ impl Worker {
                     self.learn(key, fetched, &seen);
                     Outcome::Done(Some(seen))
                 }
-                Err(what) => Outcome::Garbage(what),
+                Err(what) => Outcome::Wrong(what),
             },
-            Some(Err(GetError::Request(error))) => Outcome::NotDone(error.to_string()),
             Some(Err(error)) => Outcome::NotDone(error.to_string()),
         };
         self.note(node, key, What::Read { owners }, began, outcome);
@@ -193,7 +231,7 @@ impl Worker {
             true => (Context::default(), Vec::new()),
             false => self.known.get(&key).cloned().unwrap_or_default(),
         };
-        let owners = [0, 0, 0, 1, 2, 2][self.rng.index(6)];
+        let owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
         let confirms = [0, 0, 2, 3][self.rng.index(4)];
         let w = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
         let id = self.record.new_write();
@@ -236,8 +274,10 @@ impl Worker {
                     self.learn(key, stored.object, &seen);
                     Outcome::Done(given.then_some(seen))
                 }
-                Err(what) => Outcome::Garbage(what),
+                Err(what) => Outcome::Wrong(what),
             },
+            // Every context of a run is one that the cluster gave.
+            Some(Err(error @ PutError::Context(_))) => Outcome::Wrong(error.to_string()),
             Some(Err(error)) if nothing_was_done(&error) => Outcome::NotDone(error.to_string()),
             Some(Err(error)) => Outcome::Unknown(error.to_string()),
         };
@@ -268,7 +308,8 @@ impl Worker {
 
     fn note(&self, node: u32, key: Key, what: What, began: Duration, outcome: Outcome) {
         let ended = self.cluster.control().elapsed();
-        let operation = Operation { client: self.number, node, key, what, began, ended, outcome };
+        let reached = self.cluster.control().net().in_touch(node, began);
+        let operation = Operation { client: self.number, node, key, what, began, ended, outcome, reached };
         self.record.note(self.cluster.control(), operation);
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Operation {
     pub(crate) began: Duration,
     pub(crate) ended: Duration,
     pub(crate) outcome: Outcome,
+    /// The nodes that can have had a part in it: datagrams went to and fro between them and the node that was asked.
+    pub(crate) reached: BTreeSet<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,8 +58,8 @@ pub(crate) enum Outcome {
     NotDone(String),
     /// Nobody knows.
     Unknown(String),
-    /// Bytes came back that are none of the run's values.
-    Garbage(String),
+    /// An answer that nobody may get: bytes that are none of the run's values, a context that is said to be forged.
+    Wrong(String),
 }
 
 impl Operation {
@@ -97,7 +99,7 @@ impl fmt::Display for Operation {
             }
             Outcome::NotDone(why) => write!(out, ": not done: {why}"),
             Outcome::Unknown(why) => write!(out, ": unknown: {why}"),
-            Outcome::Garbage(what) => write!(out, ": garbage: {what}"),
+            Outcome::Wrong(what) => write!(out, ": wrong: {what}"),
         }
     }
 }

@@ -125,6 +125,9 @@ fn one(options: &Options, seed: u64, mutants: Mutants) -> anyhow::Result<()> {
         return Ok(());
     }
     explain(&plan, &timed.report, options);
+    if mutants != Mutants::default() && !run::run(&plan, Mutants::default(), None).violations.is_empty() {
+        println!("  and it fails without the mutant too");
+    }
     if options.shrink {
         shrink(plan, mutants);
     }
@@ -139,6 +142,9 @@ fn many(options: &Options, mutants: Mutants) -> anyhow::Result<()> {
     let limits = sweep::Limits { from: options.from, runs, seconds: options.seconds, failures_max: 5 };
     let swept = sweep::sweep(&limits, mutants, &|progress| println!("{progress}"));
     println!("{swept}");
+    if !swept.unsound.is_empty() {
+        println!("and these fail without the mutant too, and do not count: {:?}", swept.unsound);
+    }
     for (plan, report) in &swept.failed {
         explain(plan, report, options);
         let again = run::run(plan, mutants, None);
@@ -163,7 +169,10 @@ fn all_mutants() -> anyhow::Result<()> {
                 println!("{name}: caught after {} seeds, by seed {}: {what}", swept.runs, plan.seed);
             }
             None => {
-                println!("{name}: not caught within {} seeds", swept.runs);
+                println!(
+                    "{name}: not caught within {} seeds; {:?} fail in any case",
+                    swept.runs, swept.unsound
+                );
                 missed.push(name);
             }
         }

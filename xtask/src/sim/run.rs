@@ -87,7 +87,7 @@ struct Run {
 
 impl Run {
     fn new(sim: &Sim, plan: &Plan, mutants: Mutants, record: &Record) -> Self {
-        let cache_bytes = plan.cache_bytes;
+        let Plan { cache_bytes, backlog_bytes, segment_bytes, .. } = *plan;
         let cluster = TestCluster::with_config(
             sim,
             plan.shape,
@@ -98,6 +98,9 @@ impl Run {
                 config.store.page_cache_bytes = 1 << 20;
                 // Now and then dense enough to be wrong.
                 config.store.filter_bytes = 4 << 10;
+                config.store.backlog_bytes_max = backlog_bytes;
+                config.store.log.segment_bytes = segment_bytes;
+                config.store.log.log_bytes_max = segment_bytes * 8;
             },
         );
         let (plan, record) = (Arc::new(plan.clone()), record.clone());
@@ -133,6 +136,13 @@ impl Run {
         if let Err(unsettled) = self.cluster.settle_without(&out).await {
             violations.push(Violation(unsettled.to_string()));
         }
+        let handed_over = match self.rows(&out).await {
+            Ok(rows) => rows,
+            Err(violation) => {
+                violations.push(violation);
+                Vec::new()
+            }
+        };
         let (rows, reads) = self.agree(&owners, &out).await;
         watching.abort();
         violations.extend(reads);
@@ -142,6 +152,7 @@ impl Run {
             owners: &owners,
             watch: &self.watch.lock().unwrap_or_else(PoisonError::into_inner),
             out: &out,
+            handed_over: &handed_over,
             rows: &rows,
         };
         violations.extend(check::all(&evidence));

@@ -52,6 +52,8 @@ impl Timed {
 pub(super) struct Swept {
     pub(super) runs: u64,
     pub(super) failed: Vec<(Plan, Report)>,
+    /// Seeds that fail without the mutant too: they tell nothing of it.
+    pub(super) unsound: Vec<u64>,
     operations: usize,
     done: usize,
     elapsed: Duration,
@@ -60,7 +62,7 @@ pub(super) struct Swept {
 
 impl fmt::Display for Swept {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, failed, operations, done, elapsed, cpu } = self;
+        let Self { runs, failed, unsound: _, operations, done, elapsed, cpu } = self;
         let speed = elapsed.as_secs_f64() / cpu.as_secs_f64().max(1e-9);
         write!(out, "{runs} runs, {} failed; {operations} operations, {done} of them done; ", failed.len())?;
         write!(out, "{:.0} simulated seconds in {:.0} s of CPU: ", elapsed.as_secs_f64(), cpu.as_secs_f64())?;
@@ -82,7 +84,7 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(nanos.unwrap_or_default())
 }
 
-/// Runs seed after seed.
+/// Runs seed after seed. With a mutant, a seed counts as failed only if it does not fail without.
 pub(super) fn sweep(limits: &Limits, mutants: Mutants, progress: &(dyn Fn(&Swept) + Sync)) -> Swept {
     #[expect(clippy::disallowed_methods, reason = "a sweep is bounded in real time")]
     let began = Instant::now();
@@ -100,8 +102,10 @@ pub(super) fn sweep(limits: &Limits, mutants: Mutants, progress: &(dyn Fn(&Swept
             }
             let plan = Plan::draw(limits.from.wrapping_add(index));
             let timed = timed(&plan, mutants, None);
+            let sound = || run(&plan, Mutants::default(), None).violations.is_empty();
+            let counts = timed.report.violations.is_empty() || mutants == Mutants::default() || sound();
             let mut swept = swept.lock().unwrap_or_else(PoisonError::into_inner);
-            swept.add(plan, timed);
+            swept.add(plan, timed, counts);
             if swept.runs.is_multiple_of(PROGRESS_EVERY) {
                 progress(&swept);
             }
@@ -115,17 +119,20 @@ pub(super) fn sweep(limits: &Limits, mutants: Mutants, progress: &(dyn Fn(&Swept
     });
     let mut swept = swept.into_inner().unwrap_or_else(PoisonError::into_inner);
     swept.failed.sort_by_key(|(plan, _)| plan.seed);
+    swept.unsound.sort_unstable();
     swept
 }
 
 impl Swept {
-    fn add(&mut self, plan: Plan, Timed { report, cpu }: Timed) {
+    fn add(&mut self, plan: Plan, Timed { report, cpu }: Timed, counts: bool) {
         self.runs += 1;
         self.operations += report.operations.len();
         self.done += report.operations.iter().filter(|operation| operation.is_done()).count();
         self.elapsed += report.elapsed;
         self.cpu += cpu;
-        if !report.violations.is_empty() {
+        if !counts {
+            self.unsound.push(plan.seed);
+        } else if !report.violations.is_empty() {
             self.failed.push((plan, report));
         }
     }
