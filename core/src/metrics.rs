@@ -18,6 +18,7 @@ pub(crate) struct LaneMetrics {
     pub(crate) batch_jobs: Histogram,
     pub(crate) refused_jobs: Counter,
     pub(crate) unreadable_rows: Counter,
+    pub(crate) foreign_dots: Counter,
     pub(crate) hints_written: Counter,
 }
 
@@ -82,6 +83,7 @@ impl Metrics {
                     batch_jobs: histogram!("rondel_core_lane_batch_jobs"),
                     refused_jobs: counter!("rondel_core_lane_refused_jobs_total"),
                     unreadable_rows: counter!("rondel_core_unreadable_rows_total"),
+                    foreign_dots: counter!("rondel_core_foreign_dots_total"),
                     hints_written: counter!("rondel_core_hints_written_total"),
                 },
                 services: services.iter().map(|service| of_service(service)).collect(),
@@ -142,6 +144,11 @@ fn describe() {
         "rondel_core_unreadable_rows_total",
         count,
         "reads of rows whose checksum failed or that are holes"
+    );
+    describe_counter!(
+        "rondel_core_foreign_dots_total",
+        count,
+        "items that knew of writes under this node's name that it had not issued; any is an alarm"
     );
     describe_counter!(
         "rondel_core_read_repairs_total",

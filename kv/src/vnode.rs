@@ -11,7 +11,10 @@ use crate::{
 use rondel_core::{
     causal::{Entries, Hlc},
     mutant::{Mutant, Mutants},
-    proto::{Msg, Wire, id::Position, id::RequestId},
+    proto::{
+        Msg, Wire,
+        id::{Actor, Position, RequestId},
+    },
     ring::Partition,
     vnode::{BoxError, Ctx, Digest, Handle, Held, Merged, Refusal, Registry, Scan, State, Vnode},
 };
@@ -45,6 +48,10 @@ impl State for KvVnode {
 
     fn digest(key: &[u8], item: &Msg<Object>) -> Digest {
         object::digest(key, item)
+    }
+
+    fn issued(item: &Msg<Object>, actor: Actor) -> u64 {
+        item.vector.get(actor)
     }
 
     fn has_request(item: &Msg<Object>, request: RequestId) -> bool {

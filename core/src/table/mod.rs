@@ -7,7 +7,7 @@
 
 use crate::ring::Partition;
 use crate::vnode::{BoxError, Ctx, Handle, Held, Merged, Refusal, Registry, State, Vnode};
-use rondel_proto::{Message, Msg, Wire};
+use rondel_proto::{Message, Msg, Wire, id::Actor};
 use std::marker::PhantomData;
 
 /// The value of one key, and how two of it merge.
@@ -20,6 +20,12 @@ pub trait Entry: Wire + Default + Clone {
     /// **Must** be commutative, associative and idempotent, and equal results must be equal values: ordered maps, no
     /// caches. `testing::check_entry_laws` tries all of it.
     fn merge(&mut self, other: Self);
+
+    /// How far the entry knows this actor: see [`State::issued`].
+    fn issued(&self, actor: Actor) -> u64 {
+        let _ = actor;
+        0
+    }
 
     /// Names every update: `on.on::<Increment>();`.
     fn messages(on: &mut Registry<Keyed<Self>>);
@@ -65,6 +71,10 @@ impl<E: Entry> State for Keyed<E> {
         } else {
             Merged::Both(merged)
         }
+    }
+
+    fn issued(item: &Msg<E>, actor: Actor) -> u64 {
+        item.to_owned().issued(actor)
     }
 }
 

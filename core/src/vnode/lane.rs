@@ -15,6 +15,7 @@ use super::{
     parked::{Fetched, Parked},
     service::{Seat, Service, hints_table},
     state::Digest,
+    window::Window,
 };
 use crate::{
     env::{BoxFuture, Env},
@@ -29,22 +30,17 @@ use crate::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use rondel_proto::id::{Actor, NodeId, RequestId};
+use rondel_proto::id::{Actor, NodeId};
 use rustc_hash::FxHashMap;
 use std::{
     collections::{BTreeMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 
 /// Jobs that a lane takes up at once.
 const BATCH_JOBS_MAX: usize = 256;
-/// How long a coordinator remembers a request: twice the longest deadline of a request.
-const WINDOW: Duration = Duration::from_secs(120);
-/// Requests that a lane remembers at most; the oldest go first.
-const WINDOW_REQUESTS_MAX: usize = 65_536;
 
 /// What all lanes of a node share.
 pub(crate) struct LaneContext {
@@ -355,17 +351,32 @@ impl Lane {
             }
             Content::Absent | Content::Row(_) | Content::Unreadable => {
                 (service.check)(&item).map_err(bad)?;
-                (item, true)
+                (item.clone(), true)
             }
         };
         let digest = (service.digest)(&at.key, &held).map_err(bad)?;
         if changed {
             // `mine` is this replica's own, never the sender's, and lives no longer than its row.
-            let mine = mine.or_else(|| self.mine_of(content, at));
-            self.side(service.storage).write(at.clone(), Some((held, n, mine)));
+            let own = self.mine_of(content, at).filter(|own| !self.knows_more(service, &item, content, *own));
+            self.side(service.storage).write(at.clone(), Some((held, n, mine.or(own))));
         }
         self.hint(service, partition, at, stand_in, digest);
         Ok(digest)
+    }
+
+    /// Whether an arriving item knows of more dots of this replica's own actor than the row from which they are issued.
+    fn knows_more(&self, service: &Service, incoming: &Bytes, content: &Content, own: Actor) -> bool {
+        let Content::Row(Row { body: Body::Item(held), .. }) = content else { return false };
+        let more = (service.issued)(incoming, own) > (service.issued)(held, own);
+        if more {
+            self.context.metrics.foreign_dots.increment(1);
+            tracing::error!(
+                service = service.name,
+                "a replica knows of writes under this node's name that this node has not issued: a row was rolled back, \
+                 a copy of this node runs, or a client sent a context that it was not given; going on under a new name"
+            );
+        }
+        more
     }
 
     /// Keeps a hint for each of these slots, in the commit that holds the item.
@@ -590,34 +601,6 @@ impl Side {
     fn fail(&mut self, error: &StoreError) {
         for (reply, _) in self.waiting.drain(..).flat_map(|(_, answers)| answers) {
             reply.send(Err(Failure::because(FailureCode::StoreFailed, error)));
-        }
-    }
-}
-
-/// The requests that this lane has coordinated lately, and as whom.
-#[derive(Default)]
-struct Window {
-    requests: FxHashMap<RequestId, (Actor, Bytes)>,
-    order: VecDeque<(Instant, RequestId)>,
-}
-
-impl Window {
-    /// The reply of a request, if the row is still of the birth that ran it.
-    fn find(&self, id: RequestId, mine: Option<Actor>) -> Option<Bytes> {
-        let (actor, reply) = self.requests.get(&id)?;
-        (mine == Some(*actor)).then(|| reply.clone())
-    }
-
-    fn remember(&mut self, id: RequestId, actor: Actor, reply: Bytes, now: Instant) {
-        while self.order.front().is_some_and(|(at, _)| *at + WINDOW < now)
-            || self.order.len() >= WINDOW_REQUESTS_MAX
-        {
-            if let Some((_, old)) = self.order.pop_front() {
-                self.requests.remove(&old);
-            }
-        }
-        if self.requests.insert(id, (actor, reply)).is_none() {
-            self.order.push_back((now, id));
         }
     }
 }

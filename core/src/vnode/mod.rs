@@ -16,6 +16,7 @@ pub(crate) mod lane;
 mod parked;
 pub(crate) mod service;
 mod state;
+mod window;
 
 pub use ctx::Ctx;
 pub(crate) use ctx::{Absorbed, DotSource};

@@ -14,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use rondel_proto::{
     Msg, Wire,
-    id::{Position, RequestId},
+    id::{Actor, Position, RequestId},
     message::BadArchive,
 };
 use rustc_hash::FxHashMap;
@@ -47,6 +47,7 @@ pub(crate) struct Service {
     pub(crate) check: fn(&Bytes) -> Result<(), BadArchive>,
     pub(crate) digest: fn(&[u8], &Bytes) -> Result<Digest, BadArchive>,
     pub(crate) has_request: fn(&Bytes, RequestId) -> bool,
+    pub(crate) issued: fn(&Bytes, Actor) -> u64,
     open: OpenFn,
 }
 
@@ -69,6 +70,7 @@ impl Service {
             check: |item| V::Item::check(item),
             digest: |key, item| Ok(V::digest(key, &Msg::from_bytes(item.clone())?)),
             has_request: |item, id| Msg::from_bytes(item.clone()).is_ok_and(|item| V::has_request(&item, id)),
+            issued: |item, actor| Msg::from_bytes(item.clone()).map_or(0, |item| V::issued(&item, actor)),
             open: Box::new(move |partition| {
                 let vnode = V::open(&config, partition)?;
                 Ok(Box::new(Seated { vnode, handlers: handlers.clone() }))

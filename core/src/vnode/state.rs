@@ -4,7 +4,10 @@
 //! that arrives is merged with the item that is there. So there is one law to obey, and one property test that
 //! shows it: [`State::merge`] is commutative, associative and idempotent.
 
-use rondel_proto::{Msg, Wire, id::RequestId};
+use rondel_proto::{
+    Msg, Wire,
+    id::{Actor, RequestId},
+};
 
 /// A hash of what an item means. Equal items have equal digests; unequal ones differ but for 1 in 2^64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +79,15 @@ pub trait State: Send + 'static {
     /// archive, which is right where equal merges encode equally (ordered maps, no caches).
     fn digest(key: &[u8], item: &Msg<Self::Item>) -> Digest {
         Digest::of(&[key, item.bytes()])
+    }
+
+    /// The number of the last dot that the item knows of this actor: its entry in the item's version vector, or
+    /// whatever else of the actor's only grows. An arriving item that knows more of this replica's own actor than the
+    /// row does tells that the row was rolled back, that two stores share an identity, or that a client has made up a
+    /// context; the replica then goes on as a new actor. The default knows nothing, and finds none of these.
+    fn issued(item: &Msg<Self::Item>, actor: Actor) -> u64 {
+        let _ = (item, actor);
+        0
     }
 
     /// Whether this item already holds what a client's request wrote. A coordinator that is asked again then sends

@@ -108,6 +108,11 @@ impl Entry for Counter {
         }
     }
 
+    fn issued(&self, actor: Actor) -> u64 {
+        let part = self.parts.iter().find(|part| part.actor == actor);
+        part.map_or(0, |part| part.up.saturating_add(part.down))
+    }
+
     fn messages(on: &mut Registry<Keyed<Self>>) {
         on.on::<Increment>().on::<Decrement>();
     }

@@ -6,7 +6,7 @@ use rondel_core::{
     mutant::{Mutant, Mutants},
     testing::CrashMode,
 };
-use rondel_kv::{DeleteOptions, Deleted, GetOptions, Need};
+use rondel_kv::{Context, DeleteOptions, Deleted, GetOptions, Need};
 
 /// A stand-in coordinates, hands its copy back and forgets it, and coordinates again.
 #[test]
@@ -107,4 +107,37 @@ fn the_mutant_that_drops_siblings_would_be_noticed() {
             "the switch works: `a` was acknowledged and is gone"
         );
     });
+}
+
+/// A client claims to have seen writes that a node has yet to make. They must not be taken for overwritten when it
+/// makes them, and the node goes on writing.
+#[test]
+fn a_made_up_context_overwrites_nothing_that_is_written_later() {
+    with_nodes(38, 3, |nodes| async move {
+        let [one, two] = [nodes.client(0).await, nodes.client(1).await];
+        put(&one, "a", None).await.unwrap();
+        let mut read = get(&two).await.unwrap();
+        read.context = ahead(&read.context, 1_000);
+        put(&two, "b", Some(&read)).await.unwrap();
+        nodes.come_to_rest().await;
+        for text in ["c", "d"] {
+            put(&one, text, None).await.unwrap();
+        }
+        nodes.come_to_rest().await;
+        for node in 0..3 {
+            assert_eq!(texts(get(&nodes.client(node).await).await.as_ref()), ["b", "c", "d"]);
+        }
+    });
+}
+
+/// The context with its first entry so much further.
+fn ahead(context: &Context, by: u64) -> Context {
+    let mut bytes = context.to_bytes().to_vec();
+    let body = bytes.len() - 4;
+    let counter = &mut bytes[27..35];
+    let further = u64::from_le_bytes(counter.try_into().unwrap()) + by;
+    counter.copy_from_slice(&further.to_le_bytes());
+    let sum = blake3::hash(&bytes[..body]);
+    bytes[body..].copy_from_slice(&sum.as_bytes()[..4]);
+    Context::from_bytes(&bytes).unwrap()
 }
