@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     pub(crate) peers_connected: Gauge,
     pub(crate) members: Gauge,
     pub(crate) epoch: Gauge,
+    pub(crate) clock_behind_seconds: Gauge,
     pub(crate) store_backlog_bytes: Gauge,
     pub(crate) store_cache_bytes: Gauge,
     pub(crate) store_file_bytes: Gauge,
@@ -97,6 +98,7 @@ impl Metrics {
                 peers_connected: gauge!("rondel_core_peers_connected"),
                 members: gauge!("rondel_core_members"),
                 epoch: gauge!("rondel_core_epoch"),
+                clock_behind_seconds: gauge!("rondel_core_clock_behind_seconds"),
                 store_backlog_bytes: gauge!("rondel_core_store_backlog_bytes"),
                 store_cache_bytes: gauge!("rondel_core_store_cache_bytes"),
                 store_file_bytes: gauge!("rondel_core_store_file_bytes"),
@@ -173,6 +175,11 @@ fn describe() {
     describe_gauge!("rondel_core_peers_connected", count, "other members to which a connection stands");
     describe_gauge!("rondel_core_members", count, "members of the decided state");
     describe_gauge!("rondel_core_epoch", count, "entries of the decided sequence that this node knows");
+    describe_gauge!(
+        "rondel_core_clock_behind_seconds",
+        Unit::Seconds,
+        "how far this node's calendar clock is behind the median of its peers'; beyond one either way is an alarm"
+    );
     describe_gauge!(
         "rondel_core_store_backlog_bytes",
         Unit::Bytes,

@@ -80,7 +80,7 @@ fn entries() -> Vec<Entry> {
 }
 
 fn answer() -> Answer {
-    Answer { delta: entries(), want: vec![ME, PEER] }
+    Answer { delta: entries(), want: vec![ME, PEER], clock_ms: 9 }
 }
 
 fn ballot() -> Ballot {
@@ -170,7 +170,7 @@ fn gossip_survives_whatever_its_peers_claim() {
     gossip.set_members((1..6).map(NodeId));
     for seed in 0..5 {
         for digest in still_valid(&digest(), seed) {
-            Msg::<Answer>::from_bytes(gossip.handle_digest(&digest).encode())
+            Msg::<Answer>::from_bytes(gossip.handle_digest(&digest, 9).encode())
                 .expect("its answer is well-formed");
         }
         for answer in still_valid(&answer(), seed) {

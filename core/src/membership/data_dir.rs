@@ -40,6 +40,10 @@ const LOCK: &str = "LOCK";
 /// Files of the store begin with this.
 const STORE_PREFIX: &str = "store";
 
+/// Starts whose times are kept; so many within an hour are often.
+const STARTS_KEPT: usize = 4;
+const HOUR_MS: u64 = 3_600_000;
+
 /// The table of a store that holds its mark, and nothing else.
 pub const MARK_TABLE: TableId = TableId(u32::MAX);
 
@@ -63,6 +67,8 @@ struct Boot {
     clock_bound: Hlc,
     store_marked: bool,
     took_part: bool,
+    /// When the last starts were, in milliseconds since 1970.
+    starts_ms: Vec<u64>,
 }
 
 /// The row that ties a store's file to its directory.
@@ -119,7 +125,7 @@ impl DataDir {
         };
         let certificate = Certificate::of(&identity.key_seed, &identity.certificate)
             .map_err(|error| DataDirError::Damaged { path: path.join(IDENTITY), what: error.to_string() })?;
-        let boot = count_start(&disk, path, identity.store)?;
+        let boot = count_start(&disk, path, identity.store, env.unix_ms())?;
         Ok(Self {
             path: path.to_owned(),
             disk,
@@ -173,6 +179,12 @@ impl DataDir {
     #[must_use]
     pub fn boot_number(&self) -> u64 {
         self.boot().1.number
+    }
+
+    /// Whether the directory was opened more than three times within an hour, this time included.
+    #[must_use]
+    pub fn started_often(&self) -> bool {
+        is_often(&self.boot().1.starts_ms)
     }
 
     /// Tells this start from another one of the same number (a copy of the directory, or one rolled back).
@@ -340,21 +352,33 @@ fn refuse_if_not_empty(disk: &Arc<dyn Disk>, path: &Path) -> Result<(), DataDirE
     }
 }
 
+/// Whether these are all the starts that are kept, and within one hour.
+fn is_often(starts_ms: &[u64]) -> bool {
+    match starts_ms {
+        [first, .., last] => starts_ms.len() == STARTS_KEPT && last.abs_diff(*first) < HOUR_MS,
+        _ => false,
+    }
+}
+
 fn count_start(
     disk: &Arc<dyn Disk>,
     path: &Path,
     store: StoreId,
+    now_ms: u64,
 ) -> Result<(Durable<Boot>, Boot), DataDirError> {
     let file_path = path.join(BOOT);
     let of_file = |error| DataDirError::of_file(path, error);
     let Some((mut file, mut boot)) = Durable::<Boot>::open(Arc::clone(disk), &file_path).map_err(of_file)?
     else {
-        return first_start(disk, path, store);
+        return first_start(disk, path, store, now_ms);
     };
     if boot.store != store {
         return Err(DataDirError::Mixed { path: file_path, found: boot.store, expected: store });
     }
     boot.number += 1;
+    boot.starts_ms.push(now_ms);
+    let old = boot.starts_ms.len().saturating_sub(STARTS_KEPT);
+    boot.starts_ms.drain(..old);
     file.write(&boot).map_err(of_file)?;
     Ok((file, boot))
 }
@@ -364,6 +388,7 @@ fn first_start(
     disk: &Arc<dyn Disk>,
     path: &Path,
     store: StoreId,
+    now_ms: u64,
 ) -> Result<(Durable<Boot>, Boot), DataDirError> {
     let files = disk.list(path).map_err(|error| DataDirError::of_io(path, error))?;
     let used = |file: &PathBuf| {
@@ -373,8 +398,15 @@ fn first_start(
     if files.iter().any(used) {
         return Err(DataDirError::Damaged { path: path.join(BOOT), what: "it is missing".to_owned() });
     }
-    let boot =
-        Boot { store, number: 1, alive: Hlc(0), clock_bound: Hlc(0), store_marked: false, took_part: false };
+    let boot = Boot {
+        store,
+        number: 1,
+        alive: Hlc(0),
+        clock_bound: Hlc(0),
+        store_marked: false,
+        took_part: false,
+        starts_ms: vec![now_ms],
+    };
     let file = Durable::create(Arc::clone(disk), &path.join(BOOT), &boot)
         .map_err(|error| DataDirError::of_file(path, error))?;
     Ok((file, boot))

@@ -158,8 +158,8 @@ impl Gossip {
         Digest { stamps: self.known.iter().map(|(node, known)| (*node, known.stamp)).collect() }
     }
 
-    /// Answers a digest.
-    pub fn handle_digest(&mut self, digest: &Digest) -> Answer {
+    /// Answers a digest, and says what this node's calendar clock shows.
+    pub fn handle_digest(&mut self, digest: &Digest, clock_ms: u64) -> Answer {
         let theirs: BTreeMap<NodeId, Stamp> = digest.stamps.iter().take(MEMBERS_MAX).copied().collect();
         for (node, stamp) in &theirs {
             self.look_for_clash(*node, *stamp);
@@ -175,7 +175,7 @@ impl Gossip {
         };
         let want: Vec<NodeId> = theirs.iter().filter_map(wanted).collect();
         let delta = self.entries(lacking, GOSSIP_BYTES_MAX - want.len() * WANT_BYTES);
-        Answer { delta, want }
+        Answer { delta, want, clock_ms }
     }
 
     /// Takes an answer in; gives the third message, if there is anything to say.

@@ -190,7 +190,12 @@ impl Node {
     }
 
     async fn gossip_with(self: &Arc<Self>, partner: NodeId, digest: Digest) {
+        let (sent, sent_ms) = (self.shared.env.now(), self.shared.env.unix_ms());
         let Ok(answer) = self.ask(partner, &digest).await else { return };
+        if self.shared.env.now() - sent < CLOCK_READ_MAX {
+            let then_ms = u64::midpoint(sent_ms, self.shared.env.unix_ms());
+            self.reluctance.peer_clock(partner, answer.clock_ms.wrapping_sub(then_ms).cast_signed());
+        }
         self.carry_out(self.health.contact(&self.shared, partner));
         let (delta, wanted) = self.health.on_answer(&self.shared, answer);
         self.carry_out(wanted);
@@ -200,6 +205,8 @@ impl Node {
     }
 }
 
+/// A clock that took longer to read says too little.
+const CLOCK_READ_MAX: Duration = Duration::from_millis(500);
 /// How long the failure detector may sleep at most.
 const LIVENESS_STEP: Duration = Duration::from_millis(50);
 

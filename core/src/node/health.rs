@@ -83,8 +83,9 @@ impl Health {
     }
 
     pub(super) fn on_digest(&self, shared: &Shared, digest: &Digest) -> (Answer, Wanted) {
-        let mut answer = None;
-        let wanted = self.with(shared, |machines, _| answer = Some(machines.gossip.handle_digest(digest)));
+        let (mut answer, clock_ms) = (None, shared.env.unix_ms());
+        let wanted =
+            self.with(shared, |machines, _| answer = Some(machines.gossip.handle_digest(digest, clock_ms)));
         (answer.expect("set by the closure, which runs"), wanted)
     }
 
@@ -155,6 +156,7 @@ impl Machines {
         let Some(facts) = self.gossip.facts(node) else { return };
         let peer = self.peers.entry(node).or_default();
         peer.services = Some(facts.services.clone());
+        peer.reluctant = facts.reluctant;
         peer.hints = facts.hints.iter().copied().collect();
         if !facts.services.is_empty() {
             peer.heard = Some(now);

@@ -13,6 +13,7 @@ mod control;
 mod health;
 mod inbound;
 mod joining;
+mod reluctance;
 mod sequence;
 mod shared;
 mod start;
@@ -43,6 +44,7 @@ use crate::{
     vnode::Vnode,
 };
 use health::Health;
+use reluctance::Reluctance;
 use rondel_proto::{
     hello::Hello,
     id::{Hlc, NodeId},
@@ -51,7 +53,7 @@ use sequence::Sequence;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -75,6 +77,7 @@ impl std::fmt::Debug for Cluster {
 pub(crate) struct Node {
     pub(crate) shared: Arc<Shared>,
     health: Health,
+    reluctance: Reluctance,
     sequence: Sequence,
     data: Arc<DataDir>,
     clock: Arc<NodeClock>,
@@ -214,7 +217,8 @@ impl Node {
             Some(topology) => self.shared.set_topology(Arc::new(topology)),
             None => self.go_on_forming(state),
         }
-        let members = state.topology.members.iter().map(|member| member.node).collect();
+        let members: Vec<NodeId> = state.topology.members.iter().map(|member| member.node).collect();
+        self.reluctance.set_members(&members);
         self.health.set_members(&self.shared, members);
         self.step();
     }
@@ -323,6 +327,13 @@ impl Node {
         }
     }
 
+    /// Whether another owner should coordinate, as requests here and the other nodes are told.
+    fn is_reluctant(&self) -> bool {
+        let reluctant = self.reluctance.is_reluctant(self.shared.env.now());
+        self.shared.reluctant.store(reluctant, Ordering::Relaxed);
+        reluctant
+    }
+
     fn own_facts(&self) -> Facts {
         let serving = self.answers_members();
         let codes = self.shared.host.services.iter().map(|service| service.code);
@@ -346,7 +357,7 @@ impl Node {
                 free_bytes: 0,
             },
             hints: hints.into_iter().collect(),
-            clock_ms: self.shared.env.unix_ms(),
+            reluctant: self.is_reluctant(),
         }
     }
 

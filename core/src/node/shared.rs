@@ -22,7 +22,10 @@ use rondel_proto::{frame::Head, id::NodeId};
 use rustc_hash::FxBuildHasher;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -34,6 +37,8 @@ pub(crate) struct PeerStatus {
     pub(crate) up: bool,
     /// It answers, but slowly: still written to, asked last.
     pub(crate) demoted: bool,
+    /// It would rather not coordinate updates.
+    pub(crate) reluctant: bool,
     /// The codes of the services that it serves; none while it has not said. It is asked then, and may refuse.
     pub(crate) services: Option<Vec<u32>>,
     /// The hints that it last said it keeps, by the node that they are for.
@@ -78,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) peer_up: tokio::sync::Notify,
     /// Woken when this node has news for the others.
     pub(crate) news: tokio::sync::Notify,
+    /// Whether another owner should rather coordinate updates.
+    pub(crate) reluctant: AtomicBool,
     /// What state the node is in.
     pub(crate) state: watch::Sender<NodeState>,
     topology: RwLock<Option<Arc<Topology>>>,
@@ -119,6 +126,7 @@ impl Shared {
             hedges: HedgeBudget::default(),
             peer_up: tokio::sync::Notify::new(),
             news: tokio::sync::Notify::new(),
+            reluctant: AtomicBool::new(false),
             state: watch::Sender::new(NodeState::Starting),
             topology: RwLock::new(None),
             peers: RwLock::default(),
@@ -252,7 +260,9 @@ impl Shared {
 
     /// What requests for a service need to know of the peers, looked up once per request.
     pub(crate) fn outlook(&self, service: u32) -> Outlook {
-        Outlook { peers: self.peers(), me: self.me, service, now: self.env.now(), started: self.started }
+        let reluctant = self.reluctant.load(Ordering::Relaxed);
+        let (now, started) = (self.env.now(), self.started);
+        Outlook { peers: self.peers(), me: self.me, reluctant, service, now, started }
     }
 }
 
@@ -282,6 +292,7 @@ pub(crate) fn micros_until(deadline: Instant, now: Instant) -> u32 {
 pub(crate) struct Outlook {
     peers: Arc<BTreeMap<NodeId, PeerStatus>>,
     me: NodeId,
+    reluctant: bool,
     service: u32,
     now: Instant,
     started: Instant,
@@ -296,6 +307,15 @@ impl Outlook {
     /// Whether the node answers slowly.
     pub(crate) fn demoted(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.demoted)
+    }
+
+    /// Whether the node would rather not coordinate updates.
+    pub(crate) fn reluctant(&self, node: NodeId) -> bool {
+        if node == self.me {
+            self.reluctant
+        } else {
+            self.peers.get(&node).is_some_and(|peer| peer.reluctant)
+        }
     }
 
     /// Whether a member says that it keeps hints for the node.

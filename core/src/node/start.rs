@@ -6,6 +6,7 @@ use super::{
     health::Health,
     inbound::Door,
     joining,
+    reluctance::Reluctance,
     sequence::Sequence,
     shared::Parts,
 };
@@ -183,7 +184,6 @@ impl Builder {
             nonce: data.start_nonce(),
             store: me.store,
             format: FORMAT,
-            clock_ms: env.unix_ms(),
             ..Facts::default()
         };
         let (state, root) = (replica.state().clone(), replica.root());
@@ -201,6 +201,7 @@ impl Builder {
         };
         let node = Arc::new(Node {
             shared: Arc::new(Shared::new(parts)),
+            reluctance: Reluctance::new(&env, data.started_often()),
             health: Health::new(liveness, Gossip::new(me.node, facts)?, env.rng()),
             sequence: Sequence::new(replica, file, env.rng()),
             data,

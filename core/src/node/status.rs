@@ -94,6 +94,8 @@ pub struct MemberStatus {
     pub hints: u64,
     /// Whether it may still lack what it missed while it was down.
     pub behind: bool,
+    /// It leaves coordinating updates to others: it was restarted often lately, or its clock is off.
+    pub reluctant: bool,
 }
 
 /// The store, as the node sees it.
@@ -202,6 +204,7 @@ impl Node {
                     facts.get(&node).map_or(0, |facts| facts.hints.iter().map(|(_, count)| count).sum())
                 },
                 behind: outlook.behind(node),
+                reluctant: outlook.reluctant(node),
             }
         };
         topology.members.values().map(of).collect()
@@ -213,6 +216,7 @@ impl Node {
         let peers = self.shared.peers();
         let connected = self.shared.transport.peer_stats().iter().filter(|peer| peer.connected).count();
         metrics.peers_up.set(peers.values().filter(|peer| peer.up).count() as f64);
+        metrics.clock_behind_seconds.set(self.reluctance.clock_behind_ms() as f64 / 1000.0);
         metrics.peers_connected.set(connected as f64);
         metrics.mailbox_jobs.set(self.shared.host.queued() as f64);
         if let Some(topology) = self.shared.topology() {

@@ -63,7 +63,10 @@ fn coordinators(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: &WriteSpec
     let preferences = topology.preference_list(topology.partition(spec.at.position));
     let list = preferences.active(usize::from(spec.quorum.n), Use::Write, |node| outlook.up(node));
     let mut entries: Vec<Serving> = list.entries().to_vec();
-    entries.sort_by_key(|entry| (entry.owned == 0, entry.node != shared.me, outlook.demoted(entry.node)));
+    entries.sort_by_key(|entry| {
+        let node = entry.node;
+        (entry.owned == 0, outlook.reluctant(node), node != shared.me, outlook.demoted(node))
+    });
     entries.into_iter().map(|entry| entry.node).collect()
 }
 

@@ -174,3 +174,27 @@ fn the_last_node_left_takes_requests_alone() {
         assert_eq!(texts(get(&client).await.as_ref()), ["a"]);
     });
 }
+
+#[test]
+fn a_node_whose_clock_is_off_leaves_coordinating_to_others_until_it_is_set() {
+    with_nodes(29, 3, |nodes| async move {
+        let second = std::time::Duration::from_secs(1);
+        let reluctant = |of: u32| {
+            let status = nodes.running(of).unwrap().status();
+            let own = status.members.iter().find(|member| member.node == status.node).unwrap();
+            own.reluctant
+        };
+        let right = nodes.control().node_env(1).unix_time();
+        nodes.control().set_unix_time(0, right + 5 * second);
+        nodes.control().sleep(10 * second).await;
+        assert_eq!([0, 1, 2].map(reluctant), [true, false, false]);
+        let client = nodes.client(0).await;
+        put(&client, "a", None).await.unwrap();
+        let written = get(&client).await.unwrap().siblings[0].last_modified_us();
+        let now = nodes.control().node_env(1).unix_time();
+        assert!(u128::from(written) <= now.as_micros(), "it was coordinated by a clock that is right");
+        nodes.control().set_unix_time(0, nodes.control().node_env(1).unix_time());
+        nodes.control().sleep(10 * second).await;
+        assert_eq!([0, 1, 2].map(reluctant), [false, false, false]);
+    });
+}

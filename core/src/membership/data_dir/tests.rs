@@ -37,6 +37,21 @@ fn every_open_counts_and_draws_a_new_nonce_and_incarnation() {
 }
 
 #[test]
+fn more_than_three_starts_within_an_hour_are_often() {
+    let often = |minutes: &[u64]| is_often(&minutes.iter().map(|minute| minute * 60_000).collect::<Vec<_>>());
+    assert!(!often(&[0, 1, 2]));
+    assert!(often(&[0, 1, 2, 59]));
+    assert!(!often(&[0, 1, 2, 60]));
+    let disk = TestDisk::new();
+    for number in 1..7 {
+        let open = open(&disk, number).unwrap();
+        assert_eq!(open.started_often(), number > 3, "start {number}, right after the one before");
+        drop(open);
+        disk.restart();
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_identity() {
     let of = |seed| open(&TestDisk::new(), seed).unwrap();
     assert_eq!(of(3).certificate().der(), of(3).certificate().der());

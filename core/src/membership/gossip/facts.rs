@@ -31,8 +31,8 @@ pub struct Facts {
     pub load: Load,
     /// For how many rows it keeps hints, by the owner that they wait for.
     pub hints: Vec<(NodeId, u64)>,
-    /// Its calendar clock when it wrote this, in milliseconds since 1970.
-    pub clock_ms: u64,
+    /// It would rather not coordinate updates while another owner can.
+    pub reluctant: bool,
 }
 
 /// One place where a node listens.
@@ -111,6 +111,8 @@ pub struct Answer {
     pub delta: Vec<Entry>,
     /// Whose facts are wanted in return.
     pub want: Vec<NodeId>,
+    /// The calendar clock of the node that answers, in milliseconds since 1970.
+    pub clock_ms: u64,
 }
 
 /// The third: what was wanted.

@@ -35,7 +35,7 @@ fn exchange_partly(from: &mut Gossip, to: &mut Gossip, messages: usize) -> usize
     if messages == 0 {
         return 0;
     }
-    let answer = to.handle_digest(&travel(&from.begin()));
+    let answer = to.handle_digest(&travel(&from.begin()), 0);
     let mut entries = answer.delta.len();
     if messages > 1
         && let Some(delta) = from.handle_answer(travel(&answer))

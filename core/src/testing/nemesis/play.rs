@@ -133,7 +133,10 @@ impl Play<'_> {
     /// Lets so many of a node's items rot, as far as they are in its tables.
     async fn rot_items(&self, node: u32, items: u32, index: usize) {
         let control = self.cluster.control();
-        // A node that is down is not asked for what it keeps, and nothing of it rots.
+        // A node that stands still or is down is not asked for what it keeps, and nothing of it rots.
+        if self.is_paused(node) {
+            return;
+        }
         let mut rows = self.cluster.rows(node).await.unwrap_or_default();
         control.rng(&format!("rot {index}")).shuffle(&mut rows);
         let mut rotten = 0;
