@@ -30,7 +30,7 @@ const DENSE_FILL: f64 = 0.5;
 
 /// What the filter knows a key by. On disk: how it comes from the key's bytes, and which bits it sets, never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KeyHash(u64);
+struct KeyHash(u64);
 
 impl KeyHash {
     /// Of an encoded key.

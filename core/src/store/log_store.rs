@@ -2,9 +2,9 @@
 //!
 //! A batch goes to the active memtable and to the log's queue in one step. The log task writes whatever is queued as
 //! one group, syncs it, and reports it durable; it waits for nothing else. The flush task moves memtables, once full
-//! and durable in the log, into the store files in sorted slices, in one transaction per file together with the
-//! number up to which that file now has everything; then their segments may be written over. It is paced by how full
-//! the memtables are: moving rows competes with requests for the processors.
+//! and durable in the log, into the store files in sorted slices, which become durable in one transaction per file
+//! together with the number up to which that file now has everything; then their segments may be written over. It is
+//! paced by how full the memtables are: moving rows competes with requests for the processors.
 //!
 //! Memory and log are bounded through [`Admission`]; the log itself never waits for the flush.
 
@@ -21,7 +21,7 @@ use super::{
     },
     memtable::Memtable,
     serving::Serving,
-    tables::{Tables, Transaction},
+    tables::Tables,
     view::Taking,
 };
 use crate::env::{BoxFuture, Env};
@@ -38,6 +38,10 @@ use tokio::sync::{Notify, watch};
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
+/// A page of redb's.
+const PAGE_BYTES: usize = 4096;
+/// A smaller slice would cost more than the pages that it spares.
+const SLICE_ROWS_MIN: usize = 64;
 /// Rows whose keys are added to a filter at a time.
 const FILTER_ROWS: usize = 4096;
 /// The longest pause between two slices of a flush.
@@ -332,8 +336,6 @@ impl Log {
         applied: u64,
         first_needed: Option<u64>,
     ) -> Result<(), StoreError> {
-        let file = Arc::clone(&files.all()[number]);
-        let mut transaction = self.serving.block(move || file.begin()).await?;
         let mut after = None;
         loop {
             let slice = FlushSlice {
@@ -342,17 +344,20 @@ impl Log {
                 rows: Arc::clone(frozen),
                 after,
                 bytes_max: self.serving.config.log.flush_slice_bytes,
+                rows_max: self.slice_rows_max(files),
             };
             let began = self.serving.env.now();
-            let (back, next) = self.serving.block(move || slice.change(transaction)).await?;
-            transaction = back;
-            let Some(next) = next else { break };
-            after = Some(next);
+            after = self.serving.block(move || slice.change()).await?;
+            if after.is_none() {
+                break;
+            }
             self.pause(self.serving.env.now() - began).await;
         }
+        let file = Arc::clone(&files.all()[number]);
         let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
         let forgetful = self.serving.config.log.breaks(Mutant::ForgottenFilter);
         let finish = move || {
+            let transaction = file.begin()?;
             if forgetful {
                 transaction.forget_added();
             }
@@ -365,6 +370,13 @@ impl Log {
             transaction.commit()
         };
         self.serving.block(finish).await
+    }
+
+    /// Each row may change a page of its own, and a slice's pages should fit into the half of the page cache that redb
+    /// writes from.
+    fn slice_rows_max(&self, files: &StoreFiles) -> usize {
+        let page_cache_bytes = self.serving.config.page_cache_bytes / files.all().len();
+        (page_cache_bytes / 4 / PAGE_BYTES).max(SLICE_ROWS_MIN)
     }
 
     /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once
@@ -419,16 +431,17 @@ struct FlushSlice {
     rows: Arc<Memtable>,
     after: Option<Bytes>,
     bytes_max: u64,
+    rows_max: usize,
 }
 
 impl FlushSlice {
-    /// Puts the slice's rows into the transaction; gives the key after which to go on, or none at the end.
-    fn change(self, mut transaction: Transaction) -> Result<(Transaction, Option<Bytes>), StoreError> {
-        let mut bytes = 0;
-        let mut last = None;
+    /// Puts the slice's rows into the file; gives the key after which to go on, or none at the end.
+    fn change(self) -> Result<Option<Bytes>, StoreError> {
+        let transaction = self.files.all()[self.number].begin_part()?;
+        let (mut bytes, mut last) = (0, None);
         let rows =
             self.rows.after(self.after.as_deref()).filter(|(key, _)| self.files.of(key) == self.number);
-        let slice = rows.take_while(|(key, value)| {
+        let slice = rows.take(self.rows_max).take_while(|(key, value)| {
             let room = bytes < self.bytes_max;
             bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
             if room {
@@ -437,7 +450,8 @@ impl FlushSlice {
             room
         });
         transaction.change(slice)?;
-        Ok((transaction, last))
+        transaction.commit()?;
+        Ok(last)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     OpenError, StoreError,
-    filter::{KeptFilter, KeyHash},
+    filter::KeptFilter,
     redb_file::{RedbFile, Untouched},
 };
 use crate::env::{Disk, File};
@@ -135,7 +135,7 @@ impl Tables {
         &self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin()?;
+        let transaction = self.begin()?;
         transaction.change(changes)?;
         transaction.commit()
     }
@@ -143,7 +143,20 @@ impl Tables {
     /// Begins a transaction; there can be one at a time.
     pub(super) fn begin(&self) -> Result<Transaction, StoreError> {
         let redb = guarded(|| self.transaction())?;
-        Ok(Transaction { redb, filter: self.filter.clone(), added: Vec::new() })
+        Ok(Transaction { redb, filter: self.filter.clone() })
+    }
+
+    /// Begins a part of a transaction that is too large for redb to hold in memory: it is durable once the next
+    /// transaction of [`Tables::begin`] is, and lost with it.
+    ///
+    /// redb writes a page that it has no room for, and once more when its transaction ends.
+    pub(super) fn begin_part(&self) -> Result<Transaction, StoreError> {
+        let redb = guarded(|| {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
+            Ok(transaction)
+        })?;
+        Ok(Transaction { redb, filter: self.filter.clone() })
     }
 
     /// A number kept beside the rows.
@@ -185,7 +198,7 @@ impl Tables {
         let Some(filter) = &self.filter else { return Ok(()) };
         filter.finish();
         if let Some(applied) = self.mark(APPLIED_MARK)? {
-            let mut transaction = self.begin()?;
+            let transaction = self.begin()?;
             transaction.mark_applied(applied)?;
             transaction.commit()?;
         }
@@ -253,13 +266,11 @@ pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()
 pub(super) struct Transaction {
     redb: redb::WriteTransaction,
     filter: Option<Arc<KeptFilter>>,
-    /// What the filter did not have yet.
-    added: Vec<KeyHash>,
 }
 
 impl Transaction {
     pub(super) fn change<'a>(
-        &mut self,
+        &self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
         guarded(|| {
@@ -267,7 +278,9 @@ impl Transaction {
             for (key, value) in changes {
                 match value {
                     Some(value) => {
-                        self.added.extend(self.filter.as_ref().and_then(|filter| filter.add(key)));
+                        if let Some(filter) = &self.filter {
+                            filter.add(key);
+                        }
                         rows.insert(key.as_ref(), value.as_ref())?
                     }
                     None => rows.remove(key.as_ref())?,
@@ -278,19 +291,20 @@ impl Transaction {
     }
 
     /// Everything up to this batch is in the file from this transaction on; so is what the filter knows of it.
-    pub(super) fn mark_applied(&mut self, applied: u128) -> Result<(), StoreError> {
+    pub(super) fn mark_applied(&self, applied: u128) -> Result<(), StoreError> {
         self.mark(APPLIED_MARK, applied)?;
         let (Some(filter), Ok(applied)) = (&self.filter, u64::try_from(applied)) else { return Ok(()) };
-        let added = std::mem::take(&mut self.added);
-        match guarded(|| filter.keep(&self.redb, &added, applied))? {
+        match guarded(|| filter.keep(&self.redb, applied))? {
             Some(mark) => self.mark(KeptFilter::MARK, mark),
             None => Ok(()),
         }
     }
 
     /// Loses what was added to the filter: what a broken flush would do.
-    pub(super) fn forget_added(&mut self) {
-        self.added.clear();
+    pub(super) fn forget_added(&self) {
+        if let Some(filter) = &self.filter {
+            filter.forget_added();
+        }
     }
 
     /// Sets a number kept beside the rows.

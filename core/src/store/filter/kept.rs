@@ -2,9 +2,12 @@
 
 use super::{BLOCK_BYTES, Filter, KeyHash};
 use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 /// The bits, in pieces; a piece without one is left out.
@@ -19,6 +22,8 @@ const HASH_BYTES: usize = 8;
 #[derive(Debug)]
 pub(in crate::store) struct KeptFilter {
     filter: Filter,
+    /// What the next durable transaction has to keep.
+    added: Mutex<Vec<KeyHash>>,
     /// How many lists of added hashes there are, and their bytes.
     lists: AtomicU64,
     list_bytes: AtomicU64,
@@ -40,6 +45,7 @@ impl KeptFilter {
     ) -> Result<Self, redb::Error> {
         let kept = Self {
             filter: Filter::new(bytes),
+            added: Mutex::default(),
             lists: AtomicU64::new(0),
             list_bytes: AtomicU64::new(0),
             whole: AtomicBool::new(true),
@@ -89,10 +95,21 @@ impl KeptFilter {
         self.filter.is_complete() && self.filter.denies(KeyHash::of(key))
     }
 
-    /// Adds the key of a row that is about to be committed; gives what the transaction has to keep of it.
-    pub(in crate::store) fn add(&self, key: &[u8]) -> Option<KeyHash> {
+    /// Adds the key of a row that is about to be committed.
+    pub(in crate::store) fn add(&self, key: &[u8]) {
         let hash = KeyHash::of(key);
-        self.filter.add(hash).then_some(hash)
+        if self.filter.add(hash) && self.filter.is_complete() {
+            self.added().push(hash);
+        }
+    }
+
+    /// Loses what the next transaction should keep.
+    pub(in crate::store) fn forget_added(&self) {
+        self.added().clear();
+    }
+
+    fn added(&self) -> MutexGuard<'_, Vec<KeyHash>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what was added, in the transaction that brings its rows and the number of the batch up to which the file
@@ -100,9 +117,9 @@ impl KeptFilter {
     pub(in crate::store) fn keep(
         &self,
         transaction: &WriteTransaction,
-        added: &[KeyHash],
         applied: u64,
     ) -> Result<Option<u128>, redb::Error> {
+        let added = std::mem::take(&mut *self.added());
         if !self.filter.is_complete() {
             return Ok(None);
         }

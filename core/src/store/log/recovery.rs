@@ -112,7 +112,7 @@ pub(in crate::store) fn recover(
         (known, new) => known.or(new),
     };
     for (number, file) in files.all().iter().enumerate().rev() {
-        let mut transaction = file.begin()?;
+        let transaction = file.begin()?;
         transaction.change(found.rows.iter().filter(|(key, _)| files.of(key) == number))?;
         transaction.mark_applied(u128::from(last))?;
         if number == 0 {

@@ -255,7 +255,7 @@ fn a_file_with_everything_does_not_take_older_versions_again() {
     let ahead = life.files.of(&key(b'a'));
     assert_eq!(ahead, 1);
     let file = &life.files.all()[ahead];
-    let mut transaction = file.begin().unwrap();
+    let transaction = file.begin().unwrap();
     transaction.change([(&key(b'a'), &Some(Bytes::from_static(b"newer")))]).unwrap();
     transaction.mark(APPLIED_MARK, 2).unwrap();
     transaction.commit().unwrap();
