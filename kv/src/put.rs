@@ -105,7 +105,8 @@ impl Client {
             Err(RequestError::Repeated) => {
                 let timeout = Some(self.left(deadline));
                 let read = self.get(bucket, &key, GetOptions { timeout, ..GetOptions::default() }).await;
-                read.map_err(read_failed)?
+                // Whatever ails the read, the put is done: its error must not say that nothing was.
+                read.map_err(|_| PutError::Request(RequestError::Repeated))?
             }
             Err(error) => return Err(error.into()),
         };

@@ -142,6 +142,7 @@ fn many(options: &Options, mutants: Mutants) -> anyhow::Result<()> {
     let limits = sweep::Limits { from: options.from, runs, seconds: options.seconds, failures_max: 5 };
     let swept = sweep::sweep(&limits, mutants, &|progress| println!("{progress}"));
     println!("{swept}");
+    swept.costs().for_each(|cost| println!("{cost}"));
     if !swept.unsound.is_empty() {
         println!("and these fail without the mutant too, and do not count: {:?}", swept.unsound);
     }

@@ -6,6 +6,7 @@ use super::{
 };
 use rondel_core::mutant::Mutants;
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
     sync::{
         Mutex, PoisonError,
@@ -56,17 +57,53 @@ pub(super) struct Swept {
     pub(super) unsound: Vec<u64>,
     operations: usize,
     done: usize,
-    elapsed: Duration,
+    cost: Cost,
+    /// By the number of nodes.
+    costs: BTreeMap<u32, Cost>,
+}
+
+/// What simulating took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    runs: u64,
+    simulated: Duration,
     cpu: Duration,
+}
+
+impl Cost {
+    fn add(&mut self, simulated: Duration, cpu: Duration) {
+        self.runs += 1;
+        self.simulated += simulated;
+        self.cpu += cpu;
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (simulated, cpu) = (self.simulated.as_secs_f64(), self.cpu.as_secs_f64());
+        write!(
+            out,
+            "{simulated:.0} simulated seconds in {cpu:.0} s of CPU: {:.0} a second",
+            simulated / cpu.max(1e-9)
+        )
+    }
+}
+
+impl Swept {
+    /// What simulating took, for each size of cluster.
+    pub(super) fn costs(&self) -> impl Iterator<Item = String> {
+        self.costs.iter().map(|(nodes, cost)| format!("{} runs of {nodes} nodes: {cost}", cost.runs))
+    }
 }
 
 impl fmt::Display for Swept {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, failed, unsound: _, operations, done, elapsed, cpu } = self;
-        let speed = elapsed.as_secs_f64() / cpu.as_secs_f64().max(1e-9);
-        write!(out, "{runs} runs, {} failed; {operations} operations, {done} of them done; ", failed.len())?;
-        write!(out, "{:.0} simulated seconds in {:.0} s of CPU: ", elapsed.as_secs_f64(), cpu.as_secs_f64())?;
-        write!(out, "{speed:.0} a second")
+        let Self { runs, failed, operations, done, cost, .. } = self;
+        write!(
+            out,
+            "{runs} runs, {} failed; {operations} operations, {done} of them done; {cost}",
+            failed.len()
+        )
     }
 }
 
@@ -128,8 +165,8 @@ impl Swept {
         self.runs += 1;
         self.operations += report.operations.len();
         self.done += report.operations.iter().filter(|operation| operation.is_done()).count();
-        self.elapsed += report.elapsed;
-        self.cpu += cpu;
+        self.cost.add(report.elapsed, cpu);
+        self.costs.entry(plan.shape.nodes).or_default().add(report.elapsed, cpu);
         if !counts {
             self.unsound.push(plan.seed);
         } else if !report.violations.is_empty() {
