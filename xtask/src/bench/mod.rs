@@ -14,11 +14,12 @@ mod process;
 mod rows;
 mod samples;
 mod spread;
+mod store;
 mod table;
 
 use crate::cargo::{cargo, root, run as run_cargo};
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use client::Load;
 use cluster::{Cluster, Ends, Plan, with_cluster};
 use measure::{Figures, measure};
@@ -39,7 +40,10 @@ const SECTION: &str = "cluster benchmark";
 
 /// What to measure, and how often.
 #[derive(Args, Debug, Clone)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// How often each load is run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
@@ -66,8 +70,18 @@ pub(crate) struct Options {
     base_port: u16,
 }
 
+/// What else than a cluster can be measured.
+#[derive(Subcommand, Debug, Clone)]
+enum Part {
+    /// One store alone, beside a bare log and other stores
+    Store(store::Options),
+}
+
 /// Measures; prints the tables, and writes them to the documents if everything was measured as it is.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(Part::Store(options)) = &options.part {
+        return store::run(options);
+    }
     let rows = chosen(options.only.as_deref())?;
     let program = match &options.program {
         Some(program) => {
