@@ -120,7 +120,7 @@ impl Node {
         for (to, message) in wanted.messages {
             self.send_liveness(to, message);
         }
-        if let Some(node) = wanted.clash {
+        for node in wanted.clashes {
             self.on_clash(node);
         }
         if let Some(ahead) = wanted.behind {

@@ -30,7 +30,8 @@ pub(super) struct Wanted {
     pub(super) messages: Vec<(NodeId, Message)>,
     /// A member has a newer decided state than this node.
     pub(super) behind: Option<NodeId>,
-    pub(super) clash: Option<NodeId>,
+    /// Whose identity is used twice.
+    pub(super) clashes: Vec<NodeId>,
 }
 
 impl Health {
@@ -143,7 +144,7 @@ impl Machines {
                     changed = true;
                     self.learnt(shared, node, now, &mut wanted);
                 }
-                Event::Clash { node, .. } => wanted.clash = Some(node),
+                Event::Clash { node, .. } => wanted.clashes.push(node),
             }
         }
         if changed {
