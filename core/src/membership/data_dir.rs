@@ -263,6 +263,13 @@ impl DataDir {
         Ok(if self.boot().1.store_marked { StoreCheck::Ours } else { StoreCheck::Unmarked })
     }
 
+    /// Whether the directory has held a store: one that is missing now was lost, and another must not be made in its
+    /// place.
+    #[must_use]
+    pub fn holds_store(&self) -> bool {
+        self.boot().1.store_marked
+    }
+
     /// Records durably that the store holds its mark: from now on a store without one is refused. Waits for the disk.
     ///
     /// # Errors

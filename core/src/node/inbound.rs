@@ -56,7 +56,8 @@ impl Inbound for Door {
     fn clash(&self, clash: Clash) {
         tracing::error!(
             addr = %clash.addr,
-            "another process runs on a copy of this node's data directory: stop one of them and give it an empty one"
+            "another process runs on a copy of this node's data directory: stop both, and start the one whose data is to \
+             stay"
         );
         if let Some(node) = self.0.get().and_then(Weak::upgrade) {
             node.on_clash(node.shared.me);
@@ -78,7 +79,8 @@ impl Node {
 
     fn request_of_service(self: Arc<Self>, head: Head, request: RowRequest) {
         let Some(topology) = self.shared.topology().filter(|_| self.answers_members()) else {
-            request.reply.fail(FailureCode::NotServing);
+            let why = self.shared.state.borrow().reason().unwrap_or_default();
+            request.reply.send(Err(Failure::because(FailureCode::NotServing, why)));
             return;
         };
         let Some(service) = self.shared.host.service(head.service) else {

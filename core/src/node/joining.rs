@@ -1,6 +1,6 @@
 //! Founding a cluster, joining one that is being formed, and letting others in.
 
-use super::{Node, NodeConfig, NodeState, config::Founding};
+use super::{Node, NodeConfig, NodeState, StartPhase, config::Founding};
 use crate::{
     durable::{Durable, DurableError},
     env::{Env, WorkLost},
@@ -19,6 +19,7 @@ use crate::{
 use bytes::Bytes;
 use rondel_proto::{Msg, Wire, id::Lineage};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::watch;
 
 /// How long a node that wants to join waits for an answer, and between two attempts.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -153,7 +154,9 @@ pub(super) async fn join(
     data: &DataDir,
     at: &Addresses,
     transport: &Transport,
+    phase: &watch::Sender<StartPhase>,
 ) -> Result<Record, JoinError> {
+    phase.send_replace(StartPhase::Joining { last: None });
     let request = JoinRequest::new(token, candidate(config, data, at)).encode();
     let mut last = String::from("no address in the token");
     for _ in 0..JOIN_ATTEMPTS_MAX {
@@ -174,6 +177,7 @@ pub(super) async fn join(
                 }
             }
         }
+        phase.send_replace(StartPhase::Joining { last: Some(last.clone()) });
         env.sleep(JOIN_RETRY).await;
     }
     let doors = token.doors().iter().map(|door| door.addr.as_str()).collect::<Vec<_>>().join(", ");

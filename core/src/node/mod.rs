@@ -25,7 +25,7 @@ pub use joining::JoinError;
 pub use sequence::ChangeError;
 pub(crate) use shared::{Admitted, Outgoing, Outlook, Shared};
 pub use start::{Builder, StartError};
-pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StoreState};
+pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StartPhase, StoreState};
 
 use crate::{
     env::TaskHandle,
@@ -64,6 +64,9 @@ const ALIVE_PERIOD: Duration = Duration::from_secs(60);
 const MEETING_MAX: Duration = Duration::from_secs(5);
 /// How often it looks, and tells the others that it is there.
 const MEETING_STEP: Duration = Duration::from_millis(100);
+/// How much the others are told of why a node has withdrawn.
+const REASON_CHARS_MAX: usize = 1000;
+
 /// A node's handle to its cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Cluster(Arc<Node>);
@@ -318,12 +321,19 @@ impl Node {
     fn on_clash(&self, whose: NodeId) {
         if whose == self.shared.me {
             self.fail(
-                "the other members know a later run of this node: its data directory was restored from an older copy, or \
-                 another process runs on a copy of it. Stop this one and start it with an empty data directory, or \
-                 stop the other",
+                "the other members know a later run of this node. Either another process runs on a copy of its data \
+                 directory: stop both, and start the one whose data is to stay. Or the directory was restored from an \
+                 older copy: put the newer one back, or keep this node down",
             );
         } else {
-            tracing::error!(node = %whose, "two processes claim to be one node");
+            let name =
+                self.shared.topology().and_then(|topology| Some(topology.members.get(&whose)?.name.clone()));
+            tracing::error!(
+                node = %whose,
+                name,
+                "two processes claim to be this member: one of them runs on a copy of the other's data directory; stop \
+                 both, and start the one whose data is to stay"
+            );
         }
     }
 
@@ -358,6 +368,7 @@ impl Node {
             },
             hints: hints.into_iter().collect(),
             reluctant: self.is_reluctant(),
+            withdrawn: self.shared.withdrawn().as_deref().map(cut).unwrap_or_default(),
         }
     }
 
@@ -412,6 +423,11 @@ impl Node {
         }
         tracing::info!(node = %self.shared.me, "the node has stopped");
     }
+}
+
+/// What others are told of a reason.
+fn cut(why: &str) -> String {
+    why.chars().take(REASON_CHARS_MAX).collect()
 }
 
 fn topology_of(state: &State, root: Root, me: Occupant) -> Option<Topology> {

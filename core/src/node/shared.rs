@@ -136,6 +136,14 @@ impl Shared {
         }
     }
 
+    /// Why the node has withdrawn from service, if it has.
+    pub(crate) fn withdrawn(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            NodeState::Failed(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// The decided topology; none until the cluster is formed.
     pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
         self.topology.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,7 +1,7 @@
 //! Starting a node: from a directory and an application to a node that serves.
 
 use super::{
-    Cluster, Node, NodeClock, NodeConfig, Origin, Shared,
+    Cluster, Node, NodeClock, NodeConfig, Origin, Shared, StartPhase,
     control::{self},
     health::Health,
     inbound::Door,
@@ -23,9 +23,9 @@ use crate::{
     metrics::{Metrics, SharedRecorder},
     mutant::Mutant,
     ring::Occupant,
-    sequence::{DecidedFile, Record, Replica},
+    sequence::{DecidedFile, Record, Replica, State},
     store::{
-        Backend, LogConfig, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store,
+        Backend, KEEP_DOWN, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store,
         StoreConfig, StoreError, Write,
     },
     table::{Entry, Keyed},
@@ -38,9 +38,11 @@ use rondel_proto::{
     id::{Incarnation, Lineage},
 };
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
+use tokio::sync::watch;
 
 /// What a node is made of.
 pub struct Builder {
@@ -48,6 +50,7 @@ pub struct Builder {
     config: NodeConfig,
     recorder: SharedRecorder,
     services: Vec<Service>,
+    phase: watch::Sender<StartPhase>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -83,10 +86,9 @@ pub enum StartError {
     },
     /// The log is damaged where it had been acknowledged.
     #[error(
-        "the log at {} is damaged: of what this node had acknowledged, batches {from} to {durable} are gone. The other \
-         replicas have them; until a release that can fill a store from its replicas, leave this node down and keep its \
-         data directory",
-        path.display()
+        "the log of the store at {} is damaged or was removed: what this node had acknowledged {} is gone. Put the \
+         log's files back{KEEP_DOWN}",
+        path.display(), batches(*from, *durable)
     )]
     Lost {
         /// The store.
@@ -95,6 +97,19 @@ pub enum StartError {
         from: u64,
         /// The last one that is known to have been acknowledged; 0 if nothing tells.
         durable: u64,
+    },
+    /// The other members would not find it.
+    #[error(
+        "the cluster knows this node, {name}, at {known}, and it was started at {told}, where the others would not look \
+         for it: start it at {known}. If this directory is a copy of that node's, leave it: a node runs once"
+    )]
+    Elsewhere {
+        /// Its name.
+        name: String,
+        /// Where the others look for it.
+        known: SocketAddr,
+        /// Where it would be.
+        told: SocketAddr,
     },
     /// It can't listen.
     #[error(transparent)]
@@ -110,11 +125,19 @@ pub enum StartError {
     Ended(#[from] WorkLost),
 }
 
+fn batches(from: u64, durable: u64) -> String {
+    match durable {
+        0 => format!("from batch {from} on"),
+        durable => format!("in batches {from} to {durable}"),
+    }
+}
+
 impl Cluster {
     /// A node in this environment. In production it is started within a tokio runtime.
     #[must_use]
     pub fn builder(env: Env, config: NodeConfig) -> Builder {
-        Builder { env, config, recorder: Arc::new(metrics::NoopRecorder), services: Vec::new() }
+        let recorder = Arc::new(metrics::NoopRecorder);
+        Builder { env, config, recorder, services: Vec::new(), phase: watch::Sender::default() }
     }
 }
 
@@ -140,6 +163,12 @@ impl Builder {
         self
     }
 
+    /// How far [`Builder::start`] has got: for who has to wait.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<StartPhase> {
+        self.phase.subscribe()
+    }
+
     /// Starts the node. It serves once its cluster is formed: see [`Cluster::serving`].
     ///
     /// # Errors
@@ -148,9 +177,10 @@ impl Builder {
     /// # Panics
     /// If two services or two messages of one service have the same name or number: a mistake in the application.
     pub async fn start(self) -> Result<Cluster, StartError> {
-        let Self { env, config, recorder, services } = self;
+        let Self { env, config, recorder, services, phase } = self;
         let data = open_data_dir(&env, &config.data_dir).await?;
-        let durable = open_store(&env, &config).await?;
+        phase.send_replace(StartPhase::Store);
+        let durable = open_store(&env, &config, &data).await?;
         tie_store(&env, &data, &durable).await?;
         let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let services = Arc::new(services);
@@ -161,7 +191,7 @@ impl Builder {
         let transport = listen(&env, &config, &data, &hello, &door, false)?;
         let bulk = listen(&env, &config, &data, &hello, &door, true)?;
         let me = Occupant { node: data.node(), store: data.store() };
-        let (replica, file) = take_part(&env, &config, &data, me, &transport, &bulk).await?;
+        let (replica, file) = take_part(&env, &config, &data, me, [&transport, &bulk], &phase).await?;
         let token = joining::token_of(&env, &data, replica.state()).await?;
         let hints = Arc::new(HintLedger::default());
         let host = Host::start(
@@ -226,14 +256,19 @@ async fn open_data_dir(env: &Env, path: &Path) -> Result<Arc<DataDir>, StartErro
     Ok(Arc::new(env.block(move || DataDir::open(&inner, &path)).await??))
 }
 
-async fn open_store(env: &Env, config: &NodeConfig) -> Result<Arc<dyn Store>, StartError> {
+async fn open_store(env: &Env, config: &NodeConfig, data: &DataDir) -> Result<Arc<dyn Store>, StartError> {
     let (backend, settings) = (config.store.backend, store_config(config));
     let path = config.data_dir.join(backend.name_in_directory());
     let (disk, directory) = (env.disk(), config.data_dir.clone());
-    if let Some(found) =
-        env.block(move || Backend::found_in(&*disk, &directory)).await?.filter(|found| *found != backend)
-    {
-        return Err(StartError::OtherBackend { path: config.data_dir.clone(), found });
+    match env.block(move || Backend::found_in(&*disk, &directory)).await? {
+        // Before a new one is made in its place.
+        None if data.holds_store() => {
+            return Err(DataDirError::StoreMissing { path: config.data_dir.clone() }.into());
+        }
+        Some(found) if found != backend => {
+            return Err(StartError::OtherBackend { path: config.data_dir.clone(), found });
+        }
+        _ => {}
     }
     match backend {
         Backend::Redb => Ok(Arc::new(RedbStore::open(env, &path, settings).await?)),
@@ -255,7 +290,7 @@ fn store_config(config: &NodeConfig) -> StoreConfig {
     #[cfg(feature = "testing")]
     if config.mutants.has(Mutant::SkipSync) {
         let mutant = Some(crate::store::Mutant::SkippedSync);
-        return StoreConfig { log: LogConfig { mutant, ..settings.log }, ..settings };
+        return StoreConfig { log: crate::store::LogConfig { mutant, ..settings.log }, ..settings };
     }
     settings
 }
@@ -354,8 +389,8 @@ async fn take_part(
     config: &NodeConfig,
     data: &Arc<DataDir>,
     me: Occupant,
-    transport: &Transport,
-    bulk: &Transport,
+    [transport, bulk]: [&Transport; 2],
+    phase: &watch::Sender<StartPhase>,
 ) -> Result<(Replica, DecidedFile), StartError> {
     let (disk, path): (_, PathBuf) = (data.disk(), data.decided_path());
     let open = {
@@ -364,6 +399,7 @@ async fn take_part(
     };
     if let Some((file, record)) = open {
         check_cluster(config, data, record.state.lineage)?;
+        check_address(config, &record.state, me)?;
         took_part(env, data).await?;
         return Ok((Replica::new(record, data.start_nonce()), file));
     }
@@ -373,7 +409,7 @@ async fn take_part(
     let at = joining::Addresses::of(config, transport, bulk);
     let record = match &config.origin {
         Origin::Found(founding) => Record::new(me, joining::found(env, config, founding, data, &at).await?),
-        Origin::Join(token) => joining::join(env, config, token, data, &at, transport).await?,
+        Origin::Join(token) => joining::join(env, config, token, data, &at, transport, phase).await?,
     };
     let written = record.clone();
     let file = env.block(move || DecidedFile::create(disk, &path, &written)).await??;
@@ -391,6 +427,23 @@ fn check_cluster(config: &NodeConfig, data: &DataDir, found: Lineage) -> Result<
         }),
         _ => Ok(()),
     }
+}
+
+/// The others look for a member where the cluster has decided that it is, and find whoever is there.
+fn check_address(config: &NodeConfig, state: &State, me: Occupant) -> Result<(), StartError> {
+    let Some(member) = state.member(me.node).filter(|_| state.topology.members.len() > 1) else {
+        return Ok(());
+    };
+    let known = [&member.addr, &member.bulk_addr];
+    let told = [config.advertise, config.bulk_advertise];
+    for (known, told) in known.into_iter().zip(told) {
+        if let (Ok(known), Some(told)) = (known.parse::<SocketAddr>(), told)
+            && known != told
+        {
+            return Err(StartError::Elsewhere { name: member.name.clone(), known, told });
+        }
+    }
+    Ok(())
 }
 
 async fn took_part(env: &Env, data: &Arc<DataDir>) -> Result<(), StartError> {

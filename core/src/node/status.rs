@@ -3,11 +3,17 @@
 use super::Node;
 use crate::{
     liveness::Status,
+    membership::gossip::Facts,
     store::{Admission, StoreStats},
     transport::PeerStats,
 };
 use rondel_proto::id::{Epoch, Lineage, NodeId};
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// What is told of a member at whose address another run of it answers than the last one that gossip knows.
+const OTHER_RUN: &str = "another run of it answers at its address than was seen last: its data directory was \
+                           restored from an older copy, or another process runs on a copy of it. Stop both, and start \
+                           the one whose data is to stay";
 
 /// What state a node is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +68,32 @@ impl NodeState {
     }
 }
 
+/// How far a start has got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum StartPhase {
+    /// It takes the data directory.
+    #[default]
+    Directory,
+    /// It opens the store, which takes what its log holds into its tables.
+    Store,
+    /// It has asked to be let into its cluster.
+    Joining {
+        /// What came of the last attempt, if that was not enough.
+        last: Option<String>,
+    },
+}
+
+impl std::fmt::Display for StartPhase {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory => out.write_str("it opens its data directory"),
+            Self::Store => out.write_str("it opens its store, and recovers what its log holds"),
+            Self::Joining { last: None } => out.write_str("it asks to be let into its cluster"),
+            Self::Joining { last: Some(last) } => write!(out, "it waits to be let into its cluster: {last}"),
+        }
+    }
+}
+
 /// What a member is to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberState {
@@ -96,6 +128,8 @@ pub struct MemberStatus {
     pub behind: bool,
     /// It leaves coordinating updates to others: it was restarted often lately, or its clock is off.
     pub reluctant: bool,
+    /// Why somebody must act before it serves again, if that is so.
+    pub trouble: Option<String>,
 }
 
 /// The store, as the node sees it.
@@ -176,18 +210,29 @@ impl Node {
     fn members(&self, topology: &crate::topology::Topology) -> Vec<MemberStatus> {
         let (peers, statuses, facts) = (self.shared.peers(), self.health.statuses(), self.health.facts());
         let outlook = self.shared.outlook(0);
+        let stats = self.shared.transport.peer_stats();
+        let runs: BTreeMap<_, _> =
+            stats.into_iter().filter_map(|peer| Some((peer.node, peer.run?))).collect();
         let of = |member: &crate::topology::Member| {
             let node = member.occupant.node;
             let itself = node == self.shared.me;
             let up =
                 if itself { self.answers_members() } else { peers.get(&node).is_some_and(|peer| peer.up) };
             let suspect = statuses.get(&node) == Some(&Status::Suspect);
+            let trouble = match facts.get(&node) {
+                _ if itself => self.shared.withdrawn(),
+                Some(facts) if !facts.withdrawn.is_empty() => Some(facts.withdrawn.clone()),
+                Some(facts) if runs.get(&node).is_some_and(|run| is_passed(*run, facts)) => {
+                    Some(OTHER_RUN.to_owned())
+                }
+                _ => None,
+            };
             MemberStatus {
                 node,
                 name: member.name.clone(),
                 addr: member.addr,
                 zone: member.zone.clone(),
-                state: match (up, suspect) {
+                state: match (up && trouble.is_none(), suspect) {
                     (true, false) => MemberState::Up,
                     (true, true) => MemberState::Suspect,
                     (false, _) => MemberState::Down,
@@ -205,6 +250,7 @@ impl Node {
                 },
                 behind: outlook.behind(node),
                 reluctant: outlook.reluctant(node),
+                trouble,
             }
         };
         topology.members.values().map(of).collect()
@@ -238,4 +284,9 @@ impl Node {
         let failed = self.shared.durable.progress().borrow().failed.is_some();
         metrics.store_failed.set(f64::from(u8::from(failed)));
     }
+}
+
+/// Whether a run is over, as far as gossip knows, or is one of two that go by the same number.
+fn is_passed((boot, nonce): (u64, u64), facts: &Facts) -> bool {
+    boot <= facts.boot && (boot, nonce) != (facts.boot, facts.nonce)
 }

@@ -264,6 +264,10 @@ impl Default for StoreConfig {
     }
 }
 
+/// What to do about a store, or the identity that it goes with, that is gone for good.
+pub(crate) const KEEP_DOWN: &str = "; if they are lost, keep this node down: the others serve without it and have what \
+                                    they acknowledged, and a later release can fill its store from them";
+
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -277,8 +281,7 @@ pub enum OpenError {
     },
     /// The file is not what was written.
     #[error(
-        "the store at {} is damaged ({detail}): move the node's data directory away and let a new store be filled \
-         from the replicas; an emptied store must not go on under the old store id",
+        "the store at {} is damaged ({detail}): put the node's files back as they were when it last ran{KEEP_DOWN}",
         path.display()
     )]
     Damaged {

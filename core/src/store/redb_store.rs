@@ -228,7 +228,7 @@ mod tests {
                 let error = RedbStore::open(&env, &path, tight()).await.unwrap_err();
                 assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
                 let text = error.to_string();
-                assert!(text.contains("rows.redb") && text.contains("data directory"), "{text}");
+                assert!(text.contains("rows.redb") && text.contains("put the node's files back"), "{text}");
                 assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged file is evidence");
             }
         });

@@ -374,5 +374,5 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreE
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    format!("reading it panicked: {}", text.unwrap_or("no message"))
+    format!("redb can't make sense of it: {}", text.unwrap_or("it does not say why"))
 }

@@ -15,7 +15,7 @@ use super::{
     peers::{Refusal, Traffic},
     quic,
     shared::Shared,
-    tls::Fingerprint,
+    tls::{self, Fingerprint},
 };
 use crate::{
     membership::fingerprint,
@@ -86,7 +86,9 @@ pub(super) struct Caller {
 #[derive(Debug, thiserror::Error)]
 enum AcceptError {
     #[error("{0}")]
-    Connection(#[from] quinn::ConnectionError),
+    Connection(#[source] quinn::ConnectionError),
+    #[error("it expected a node with another certificate at this address")]
+    Certificate,
     #[error("the handshake left no certificate")]
     NoCertificate,
     #[error(transparent)]
@@ -95,6 +97,26 @@ enum AcceptError {
     Refused(#[from] Refusal),
     #[error("too many strangers are connected")]
     Crowded,
+}
+
+impl From<quinn::ConnectionError> for AcceptError {
+    fn from(error: quinn::ConnectionError) -> Self {
+        match &error {
+            quinn::ConnectionError::ConnectionClosed(close)
+                if close.error_code == tls::wrong_certificate() =>
+            {
+                Self::Certificate
+            }
+            _ => Self::Connection(error),
+        }
+    }
+}
+
+impl AcceptError {
+    /// Whether the caller belongs to somebody else.
+    fn is_distrust(&self) -> bool {
+        matches!(self, Self::Certificate | Self::Refused(Refusal::Imposter { .. }))
+    }
 }
 
 type Stream = (SendStream, RecvStream);
@@ -108,6 +130,12 @@ pub(super) async fn accept(shared: Arc<Shared>, incoming: Incoming) {
     shared.greeting.fetch_sub(1, Ordering::Relaxed);
     match greeted {
         Ok(Ok((caller, control))) => caller.serve(control).await,
+        Ok(Err(error)) if error.is_distrust() && shared.may_warn() => tracing::warn!(
+            class,
+            %addr,
+            %error,
+            "somebody who does not belong here tried to connect: see which node that is, and of which cluster"
+        ),
         Ok(Err(error)) => tracing::debug!(class, %addr, %error, "a connection was refused"),
         Err(_) => tracing::debug!(class, %addr, "a connection did not greet in time"),
     }

@@ -14,7 +14,7 @@ use super::{
     peers::{Refusal, Traffic},
     quic,
     shared::Shared,
-    tls::Fingerprint,
+    tls::{self, Fingerprint},
 };
 use crate::{
     env::Env,
@@ -86,6 +86,7 @@ struct Ask {
 struct Up {
     connection: Connection,
     common: CommonMessages,
+    boot: u64,
     nonce: u64,
     since: Instant,
 }
@@ -219,6 +220,11 @@ impl Link {
         self.up.get().map(|up| up.nonce)
     }
 
+    /// Which run of the node that is: the start's number and its nonce.
+    pub(super) fn run(&self) -> Option<(u64, u64)> {
+        self.up.get().map(|up| (up.boot, up.nonce))
+    }
+
     /// How long the link has been up; zero before.
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.up.get().map_or(Duration::ZERO, |up| now.saturating_duration_since(up.since))
@@ -276,7 +282,9 @@ enum DialError {
     #[error("the address can't be dialled: {0}")]
     Connect(#[from] quinn::ConnectError),
     #[error("{0}")]
-    Connection(#[from] quinn::ConnectionError),
+    Connection(#[source] quinn::ConnectionError),
+    #[error("whoever answers there has another certificate than the node that is looked for")]
+    Certificate,
     #[error(transparent)]
     Greeting(#[from] GreetingError),
     #[error(transparent)]
@@ -285,11 +293,37 @@ enum DialError {
     Write(#[from] quinn::WriteError),
 }
 
+impl From<quinn::ConnectionError> for DialError {
+    fn from(error: quinn::ConnectionError) -> Self {
+        match &error {
+            quinn::ConnectionError::TransportError(failed) if failed.code == tls::wrong_certificate() => {
+                Self::Certificate
+            }
+            _ => Self::Connection(error),
+        }
+    }
+}
+
+impl DialError {
+    /// Whether somebody answers, and is not who should.
+    fn is_distrust(&self) -> bool {
+        matches!(self, Self::Certificate | Self::Refused(_))
+    }
+}
+
+/// How a link has ended.
+pub(super) struct Ended {
+    pub(super) why: String,
+    /// Somebody answered who is not whom this node looks for: it will not get better by itself.
+    pub(super) distrust: bool,
+}
+
 type Stream = (SendStream, RecvStream);
 
-/// Dials and serves a link until it ends; says why it did.
-pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) -> String {
+/// Dials and serves a link until it ends.
+pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) -> Ended {
     let dialled = shared.env.timeout(shared.config.connect_timeout, dial(shared, link, target)).await;
+    let mut distrust = false;
     let why = match dialled.unwrap_or(Err(DialError::Slow)) {
         Ok((connection, _)) if link.ended() => {
             connection.close(close::NORMAL.into(), b"no longer wanted");
@@ -302,7 +336,10 @@ pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) 
             shared.env.spawn("transport large", send_large(link.clone(), connection.clone()));
             receive_large(shared, link, &connection).await
         }
-        Err(error) => error.to_string(),
+        Err(error) => {
+            distrust = error.is_distrust();
+            error.to_string()
+        }
     };
     let (class, addr) = (shared.config.class, target.addr);
     if link.up.get().is_some() {
@@ -311,7 +348,7 @@ pub(super) async fn run(shared: &Arc<Shared>, link: &Arc<Link>, target: Target) 
         tracing::debug!(class, %addr, why, "a connection could not be made");
     }
     link.end(close::NORMAL, &why);
-    why
+    Ended { why, distrust }
 }
 
 async fn dial(shared: &Shared, link: &Link, target: Target) -> Result<(Connection, Vec<Stream>), DialError> {
@@ -319,7 +356,7 @@ async fn dial(shared: &Shared, link: &Link, target: Target) -> Result<(Connectio
     let client = quic::client(&shared.env, &shared.config, tls);
     let connection = shared.endpoint.connect_with(client, target.addr, CERTIFICATE_NAME)?.await?;
     let greeted = greet(shared, &connection, target).await;
-    let (control, common, nonce) = match greeted {
+    let (control, common, theirs) = match greeted {
         Ok(greeted) => greeted,
         Err(error) => {
             connection.close(close::HELLO.into(), error.to_string().as_bytes());
@@ -332,7 +369,8 @@ async fn dial(shared: &Shared, link: &Link, target: Target) -> Result<(Connectio
         sender.write_all(&[STREAM_LANE]).await?;
         streams.push((sender, receiver));
     }
-    let up = Up { connection: connection.clone(), common, nonce, since: shared.env.now() };
+    let (boot, nonce) = (theirs.boot, theirs.nonce);
+    let up = Up { connection: connection.clone(), common, boot, nonce, since: shared.env.now() };
     // A link is dialled once, so nothing has been set before.
     let _ = link.up.set(up);
     Ok((connection, streams))
@@ -342,7 +380,7 @@ async fn greet(
     shared: &Shared,
     connection: &Connection,
     target: Target,
-) -> Result<(Stream, CommonMessages, u64), DialError> {
+) -> Result<(Stream, CommonMessages, Hello), DialError> {
     let ours = shared.hello();
     let (mut sender, mut receiver) = connection.open_bi().await?;
     // The stream is made by dialling and only its priority can fail: if it is closed already, which shows below.
@@ -351,7 +389,7 @@ async fn greet(
     let theirs: Hello = receive_hello(&mut receiver).await?;
     shared.judge_server(&ours, &theirs, target)?;
     let common = CommonMessages::of(&ours, &theirs);
-    Ok(((sender, receiver), common, theirs.nonce))
+    Ok(((sender, receiver), common, theirs))
 }
 
 /// Starts the two tasks of a stream; stream 0 is the control stream.

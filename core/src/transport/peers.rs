@@ -2,7 +2,7 @@
 
 use super::{
     close,
-    link::{self, Link, Target},
+    link::{self, Ended, Link, Target},
     lock,
     shared::Shared,
     tls::Fingerprint,
@@ -43,6 +43,8 @@ pub struct PeerStats {
     pub node: NodeId,
     /// Whether requests can be sent this moment.
     pub connected: bool,
+    /// Which run of the node answers there: the start's number and its nonce.
+    pub run: Option<(u64, u64)>,
     /// The smoothed round-trip time of the present connection.
     pub rtt: Option<Duration>,
     /// Requests of this node that the peer has not answered.
@@ -180,13 +182,23 @@ struct State {
     attempts: u32,
     not_before: Option<Instant>,
     why: String,
+    /// That somebody else answers at its address has been told.
+    told: bool,
     rng: Rng,
 }
 
 impl Remote {
     fn new(at: Peer, rng: Rng) -> Self {
-        let state =
-            State { at, link: None, removed: false, attempts: 0, not_before: None, why: String::new(), rng };
+        let state = State {
+            at,
+            link: None,
+            removed: false,
+            attempts: 0,
+            not_before: None,
+            why: String::new(),
+            told: false,
+            rng,
+        };
         Self { node: at.node, traffic: Arc::default(), failures: AtomicU64::new(0), state: Mutex::new(state) }
     }
 
@@ -240,14 +252,14 @@ impl Remote {
         shared.add_link(&link);
         let (shared, remote, dialled) = (shared.clone(), self.clone(), link.clone());
         shared.env.clone().spawn("transport link", async move {
-            let why = link::run(&shared, &dialled, target).await;
-            remote.lost(&shared, &dialled, why);
+            let ended = link::run(&shared, &dialled, target).await;
+            remote.lost(&shared, &dialled, ended);
         });
         Ok(link)
     }
 
     /// A link has ended: the next one waits a while, the longer the more of them have failed in a row.
-    fn lost(&self, shared: &Shared, link: &Arc<Link>, why: String) {
+    fn lost(&self, shared: &Shared, link: &Arc<Link>, Ended { why, distrust }: Ended) {
         shared.remove_link(link);
         let now = shared.env.now();
         let mut state = lock(&self.state);
@@ -261,6 +273,17 @@ impl Remote {
         let (min, max) = (shared.config.backoff_min, shared.config.backoff_max);
         let backoff = min.saturating_mul(1 << (state.attempts - 1).min(16)).min(max);
         state.not_before = Some(now + state.rng.between(backoff / 2, backoff));
+        let told = std::mem::replace(&mut state.told, distrust);
+        if distrust && !told {
+            tracing::warn!(
+                class = shared.config.class,
+                node = %self.node,
+                addr = %state.at.addr,
+                why,
+                "a member can't be reached, because somebody else answers at its address: see which process listens \
+                 there, and start the member with the data directory that it joined with"
+            );
+        }
         state.why = why;
     }
 
@@ -281,6 +304,7 @@ impl Remote {
         PeerStats {
             node: self.node,
             connected: link.as_ref().is_some_and(|link| link.connected()),
+            run: link.as_ref().filter(|link| link.connected()).and_then(|link| link.run()),
             rtt: link.as_ref().and_then(|link| link.rtt()),
             in_flight: link.as_ref().map_or(0, |link| link.in_flight()),
             sent_bytes: self.traffic.sent.load(Ordering::Relaxed),

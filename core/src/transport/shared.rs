@@ -40,6 +40,8 @@ const CALLERS_PER_NODE_MAX: usize = 4;
 const UNPROVEN_MAX: usize = 64;
 /// Strangers that may be connected at a time.
 const STRANGERS_MAX: usize = 32;
+/// How often callers who do not belong here are told of at most.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How often closing looks whether all is done.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(2);
 /// What closing takes at least to let answers reach their peers.
@@ -66,6 +68,8 @@ pub(super) struct Shared {
     /// Accepted connections that have not said who they are.
     pub(super) greeting: AtomicUsize,
     closing: AtomicBool,
+    /// When a caller who does not belong here was last told of.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -92,6 +96,7 @@ impl Shared {
             ids: AtomicU64::new(0),
             greeting: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
+            warned: Mutex::default(),
             env,
             config,
             identity,
@@ -307,6 +312,16 @@ impl Shared {
 
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a caller who does not belong here may be told of: whoever knocks must not fill the log.
+    pub(super) fn may_warn(&self) -> bool {
+        let (mut warned, now) = (lock(&self.warned), self.env.now());
+        let may = warned.is_none_or(|at| now.saturating_duration_since(at) >= WARN_EVERY);
+        if may {
+            *warned = Some(now);
+        }
+        may
     }
 
     pub(super) fn closing(&self) -> bool {

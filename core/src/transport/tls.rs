@@ -8,8 +8,9 @@
 
 use crate::{env::Env, membership::fingerprint};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::TransportErrorCode;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring::default_provider, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
@@ -25,6 +26,11 @@ use std::{fmt, sync::Arc};
 pub type Fingerprint = [u8; 32];
 
 const ALPN: &[u8] = b"rondel/1";
+
+/// How a handshake ends when the other side's certificate is not the one that is pinned.
+pub(super) fn wrong_certificate() -> TransportErrorCode {
+    TransportErrorCode::crypto(AlertDescription::AccessDenied.into())
+}
 
 /// This node's end of every handshake.
 pub(super) struct Tls {

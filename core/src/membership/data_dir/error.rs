@@ -1,6 +1,6 @@
 //! Why a data directory is refused, in words that say what to do.
 
-use crate::durable::DurableError;
+use crate::{durable::DurableError, store::KEEP_DOWN};
 use rondel_proto::id::StoreId;
 use std::{
     io,
@@ -52,8 +52,8 @@ pub enum DataDirError {
     },
     /// It holds data of a node, but not who that was.
     #[error(
-        "{path} holds data (`{file}`) but its file `identity` is missing: restore that file, or move the directory away \
-         and let the node join as a new one"
+        "{path} holds data (`{file}`) but its file `identity` is missing: put its files back as they were when the node \
+         last ran{KEEP_DOWN}"
     )]
     NoIdentity {
         /// The directory.
@@ -64,7 +64,7 @@ pub enum DataDirError {
     /// Files of two nodes, or of a node before and after its disk was wiped.
     #[error(
         "{path} belongs to another data directory (store {found}, where {expected} is expected): put back the files that \
-         belong together, or move the directory away and let the node join as a new one"
+         belong together{KEEP_DOWN}"
     )]
     Mixed {
         /// The file.
@@ -76,8 +76,7 @@ pub enum DataDirError {
     },
     /// The rows are gone.
     #[error(
-        "the store of {path} is missing or was emptied: put its files back, or move the directory away and let the node \
-         join as a new one, which refills it from the other nodes"
+        "the store of {path} is missing or was emptied: put its files back as they were when the node last ran{KEEP_DOWN}"
     )]
     StoreMissing {
         /// The directory.
@@ -85,7 +84,7 @@ pub enum DataDirError {
     },
     /// What the cluster had decided is gone, and with it what this node has promised.
     #[error(
-        "{path} is missing: put that file back, or move the directory away and let the node join as a new one"
+        "{path} is missing: put the directory's files back as they were when the node last ran{KEEP_DOWN}"
     )]
     DecidedMissing {
         /// The file.
@@ -114,7 +113,7 @@ pub enum DataDirError {
     },
     /// A file is not what was written.
     #[error(
-        "{path} is damaged ({what}): restore the directory from a backup, or move it away and let the node join as a new one"
+        "{path} is damaged ({what}): put the directory's files back as they were when the node last ran{KEEP_DOWN}"
     )]
     Damaged {
         /// The file.

@@ -33,6 +33,8 @@ pub struct Facts {
     pub hints: Vec<(NodeId, u64)>,
     /// It would rather not coordinate updates while another owner can.
     pub reluctant: bool,
+    /// Why it has withdrawn from service, for people; empty while it has not.
+    pub withdrawn: String,
 }
 
 /// One place where a node listens.
