@@ -3,7 +3,7 @@
 //! Fields are only ever added; a reader ignores those that it does not know.
 
 use crate::output::{Report, Table};
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanCount};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 
@@ -16,6 +16,9 @@ pub(crate) struct Status {
     pub(crate) cluster: ClusterStatus,
     /// Its members, by name.
     pub(crate) members: Vec<MemberStatus>,
+    /// What came of asking the nodes that have not answered; only `rondel status` asks more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unanswered: Vec<String>,
 }
 
 /// The node that was asked.
@@ -116,7 +119,7 @@ pub(crate) struct MemberStatus {
     pub(crate) address: String,
     /// Its zone.
     pub(crate) zone: String,
-    /// up, suspect, down.
+    /// up, suspect, [`DOWN`].
     pub(crate) state: String,
     /// Whether it answers slowly.
     pub(crate) slow: bool,
@@ -126,7 +129,13 @@ pub(crate) struct MemberStatus {
     pub(crate) slots: u64,
     /// Hints that it keeps for others, as it has said last.
     pub(crate) hints_kept: u64,
+    /// Why somebody must act before it serves again, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trouble: Option<String>,
 }
+
+/// The state of a member that does not answer, or does not serve.
+pub(crate) const DOWN: &str = "down";
 
 /// Whether the node serves: `GET /health`, with status 200 or 503.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,15 +151,28 @@ pub(crate) struct Health {
 }
 
 impl Status {
-    /// Takes in what another node of the same cluster says of its own hints.
+    /// Takes in what another node of the same cluster says of itself: it knows best.
     pub(crate) fn take_in(&mut self, other: &Self) {
         if other.cluster.lineage != self.cluster.lineage {
             return;
         }
         if let Some(member) = self.members.iter_mut().find(|member| member.id == other.node.id) {
             member.hints_kept = other.node.hints.iter().map(|kept| kept.hints).sum();
+            if let Some(own) = other.members.iter().find(|own| own.id == other.node.id) {
+                member.state.clone_from(&own.state);
+                member.trouble.clone_from(&own.trouble);
+            }
         }
         self.cluster.hints_outstanding = self.members.iter().map(|member| member.hints_kept).sum();
+    }
+}
+
+impl Status {
+    /// Takes in that a member's process does not run, which the others may find out later.
+    pub(crate) fn does_not_run(&mut self, name: &str) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
+            DOWN.clone_into(&mut member.state);
+        }
     }
 }
 
@@ -165,7 +187,7 @@ impl Report for Status {
                 format!("{}{asked}", member.name),
                 member.shown_state(),
                 member.slots.to_string(),
-                member.hints_kept.to_string(),
+                HumanCount(member.hints_kept).to_string(),
                 member.zone.clone(),
                 member.address.clone(),
             ]);
@@ -174,13 +196,19 @@ impl Report for Status {
         if !self.members.is_empty() {
             writeln!(out, "* as this node sees it")?;
         }
-        self.node.text(out)
+        for member in self.members.iter().filter(|member| member.id != self.node.id) {
+            if let Some(trouble) = &member.trouble {
+                writeln!(out, "\n{} does not serve: {trouble}", member.name)?;
+            }
+        }
+        self.node.text(out)?;
+        self.unanswered.iter().try_for_each(|what| writeln!(out, "{what}"))
     }
 }
 
 impl MemberStatus {
     fn shown_state(&self) -> String {
-        let behind = if self.behind { ", behind" } else { "" };
+        let behind = if self.behind && self.state != DOWN { ", catching up" } else { "" };
         let slow = if self.slow { ", slow" } else { "" };
         format!("{}{slow}{behind}", self.state)
     }
@@ -191,7 +219,7 @@ impl NodeStatus {
         let Self { name, store, .. } = self;
         writeln!(out, "\n{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
         for kept in &self.hints {
-            writeln!(out, "{name} keeps {} hints for {}", kept.hints, kept.member)?;
+            writeln!(out, "{name} keeps {} hints for {}", HumanCount(kept.hints), kept.member)?;
         }
         match &self.reason {
             Some(reason) if !self.serving => writeln!(out, "{name} does not serve: {reason}"),
@@ -219,7 +247,7 @@ impl ClusterStatus {
         }
         match self.hints_outstanding {
             0 => writeln!(out, "no hints outstanding"),
-            hints => writeln!(out, "{hints} hints outstanding"),
+            hints => writeln!(out, "{} hints outstanding", HumanCount(hints)),
         }
     }
 }
@@ -239,6 +267,7 @@ pub(crate) mod tests {
             behind: false,
             slots: 64,
             hints_kept: hints,
+            trouble: None,
         };
         Status {
             node: NodeStatus {
@@ -264,6 +293,7 @@ pub(crate) mod tests {
                 hints_outstanding: 12,
             },
             members: vec![member("node1", "up", 12), member("node2", "down", 0)],
+            unanswered: Vec::new(),
         }
     }
 

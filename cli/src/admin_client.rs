@@ -29,6 +29,12 @@ impl Answer {
         String::from_utf8_lossy(&self.body).trim().to_owned()
     }
 
+    /// What a node says instead of an answer, if it does.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let error = serde_json::from_slice::<serde_json::Value>(&self.body).ok()?;
+        Some(error.pointer("/error/message")?.as_str()?.to_owned())
+    }
+
     /// The body as this release's JSON, which came from there.
     ///
     /// # Errors

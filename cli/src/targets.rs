@@ -60,6 +60,17 @@ impl AdminHosts {
     pub(crate) fn resolve(&self) -> anyhow::Result<Vec<String>> {
         resolve(&self.admin, &self.local, ADMIN_DEFAULT, |node| &node.admin)
     }
+
+    /// The nodes of the local cluster that do not run, unless admin listeners were named.
+    ///
+    /// # Errors
+    /// The local cluster can't be read.
+    pub(crate) fn stopped(&self) -> anyhow::Result<Vec<String>> {
+        let dir = self.local.dir.as_deref().unwrap_or(Path::new(DIR_DEFAULT));
+        let cluster = if self.admin.is_empty() { read_cluster_file(dir)? } else { None };
+        let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
+        Ok(nodes.into_iter().filter(|node| node.pid.is_none()).map(|node| node.name).collect())
+    }
 }
 
 fn resolve(
@@ -73,18 +84,21 @@ fn resolve(
         return Ok(named.to_vec());
     }
     let dir = local.dir.as_deref().unwrap_or(Path::new(DIR_DEFAULT));
-    let running = match read_cluster_file(dir)? {
-        Some(cluster) => {
-            cluster.nodes.iter().filter(|node| node.pid.is_some()).map(|node| address(node).clone()).collect()
-        }
-        None => Vec::new(),
-    };
-    match (running.is_empty(), &local.dir) {
-        (false, _) => Ok(running),
-        (true, None) => Ok(vec![default.to_owned()]),
-        (true, Some(dir)) => Err(failure(
-            format!("no node of a local cluster runs in {}", dir.display()),
-            format!("start it with `rondel dev --dir {}`", dir.display()),
+    let cluster = read_cluster_file(dir)?;
+    if cluster.is_none() && local.dir.is_none() {
+        return Ok(vec![default.to_owned()]);
+    }
+    let nodes = cluster.map(|cluster| cluster.nodes).unwrap_or_default();
+    let running = nodes.iter().filter(|node| node.pid.is_some()).map(|node| address(node).clone());
+    match running.collect::<Vec<_>>() {
+        running if !running.is_empty() => Ok(running),
+        _ => Err(failure(
+            format!("no node of the local cluster in {} runs", dir.display()),
+            format!(
+                "start it with `rondel dev --dir {}`, or a node of it with `rondel dev start NODE`, or name a server of \
+                 another cluster",
+                dir.display()
+            ),
         )),
     }
 }
@@ -131,6 +145,6 @@ mod tests {
     fn a_named_local_cluster_that_does_not_run_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let error = hosts(&[], Some(folder.path())).resolve().unwrap_err();
-        assert!(error.to_string().contains("no node of a local cluster"), "{error}");
+        assert!(error.to_string().contains("no node of the local cluster"), "{error}");
     }
 }

@@ -1,8 +1,8 @@
 //! `rondel start`: one node, from its configuration to its end.
 //!
 //! The order of a start: the listeners are taken first, so that an occupied port is told before anything is written;
-//! then the node; then the admin listener answers, unhealthy until the node serves, so that who waits for it can see
-//! why; clients are let in last. The order of an end is the reverse.
+//! then the admin listener answers, unhealthy until the node serves, so that who waits for it can see why; then the node
+//! starts; clients are let in last. The order of an end is the reverse.
 
 use crate::{
     config::{self, Config, Flags, Join, Layers},
@@ -22,7 +22,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use rondel_core::{
     env::Env,
     membership::JoinToken,
-    node::{Cluster, Founding, NodeConfig, Origin, StartError},
+    node::{Builder, Cluster, Founding, NodeConfig, Origin, StartError},
     ring::Bits,
     store::{OpenError, StoreConfig},
 };
@@ -128,6 +128,18 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
     let (admin_at, pb_at) = (admin_listener.local_addr()?, pb_listener.local_addr()?);
     let (recorder, metrics) = recorder()?;
     let pb_metrics = PbMetrics::new(&recorder);
+    let env = Env::production();
+    let builder = Cluster::builder(env.clone(), node_config(config)?)
+        .service::<KvVnode>(VnodeConfig::default())
+        .recorder(Arc::new(recorder));
+    let (stop_admin, admin_stopped) = watch::channel(false);
+    let told = Arc::new(NodeAdmin::new(builder.phase(), metrics));
+    let service = Arc::clone(&told);
+    env.spawn("admin", async move {
+        if let Err(error) = admin::serve(admin_listener, service, admin_stopped).await {
+            tracing::error!(%error, "the admin listener has failed");
+        }
+    });
     // A start may take long: a node that joins a cluster waits for it.
     let cluster = tokio::select! {
         biased;
@@ -135,19 +147,12 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
             tracing::info!("stopped before the node had started");
             return Ok(());
         }
-        started = start_node(config, recorder) => started?,
+        started = start_node(config, builder) => started?,
     };
+    told.started(cluster.clone());
     if let Some(token) = cluster.join_token() {
         leave_token(&config.dir, &token)?;
     }
-    let env = cluster.env().clone();
-    let (stop_admin, admin_stopped) = watch::channel(false);
-    let service = Arc::new(NodeAdmin::new(cluster.clone(), metrics));
-    env.spawn("admin", async move {
-        if let Err(error) = admin::serve(admin_listener, service, admin_stopped).await {
-            tracing::error!(%error, "the admin listener has failed");
-        }
-    });
     let (stop_pb, pb_stopped) = watch::channel(false);
     let kv = KvService::new(&cluster, Client::new(&cluster, rondel_kv::Config::default()));
     let (served, pb_served) = oneshot::channel();
@@ -169,10 +174,7 @@ async fn serve(config: &Config, until_stdin_closes: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn start_node(config: &Config, recorder: PrometheusRecorder) -> anyhow::Result<Cluster> {
-    let builder = Cluster::builder(Env::production(), node_config(config)?)
-        .service::<KvVnode>(VnodeConfig::default())
-        .recorder(Arc::new(recorder));
+async fn start_node(config: &Config, builder: Builder) -> anyhow::Result<Cluster> {
     let started = builder.start().await.map_err(|error| match error {
         StartError::Transport(error) => {
             failure(error, "stop what uses that address, or choose another for listen.cluster or listen.bulk")

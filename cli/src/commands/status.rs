@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+/// Where a node tells it.
+const PATH: &str = "/v1/status";
 /// How long one node may take to tell its status: a frozen one must not hold up the others.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -43,15 +45,21 @@ pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
                 _ => Ok(()),
             };
         }
-        Ok(output.report(&status(&hosts).await?)?)
+        let mut status = status(&hosts).await?;
+        options.hosts.stopped()?.iter().for_each(|name| status.does_not_run(name));
+        Ok(output.report(&status)?)
     })
 }
 
-/// What the first node that serves says, and of each node that was asked what it says of its own hints: gossip brings
-/// that to the others only within a second or two, and "no hints" must be true when it is said.
+/// What the first node that serves says, and of each node that was asked what it says of itself: gossip brings that to
+/// the others only within a second or two, and "no hints" must be true when it is said.
 async fn status(hosts: &[String]) -> anyhow::Result<Status> {
     let answers = join_all(hosts.iter().map(|host| async move {
-        admin_client::get_within(host, "/v1/status", STATUS_WITHIN).await?.json::<Status>(host, "/v1/status")
+        let answer = admin_client::get_within(host, PATH, STATUS_WITHIN).await?;
+        match answer.refusal() {
+            Some(refusal) => Err(anyhow::anyhow!("{host}: {refusal}")),
+            None => answer.json::<Status>(host, PATH),
+        }
     }));
     let (mut statuses, mut problems) = (Vec::new(), Vec::new());
     for answer in answers.await {
@@ -68,6 +76,7 @@ async fn status(hosts: &[String]) -> anyhow::Result<Status> {
     for other in &statuses {
         base.take_in(other);
     }
+    base.unanswered = problems.iter().map(message).collect();
     Ok(base)
 }
 

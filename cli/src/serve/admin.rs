@@ -16,8 +16,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 /// What the listener asks its node.
 pub(crate) trait AdminService: Send + Sync + 'static {
-    /// The cluster as the node sees it.
-    fn status(&self) -> impl Future<Output = Status> + Send;
+    /// The cluster as the node sees it; or how far its start has got.
+    fn status(&self) -> impl Future<Output = Result<Status, String>> + Send;
 
     /// Whether the node serves.
     fn health(&self) -> Health;
@@ -70,7 +70,14 @@ async fn metrics<S: AdminService>(State(service): State<Arc<S>>) -> Response {
 }
 
 async fn status<S: AdminService>(State(service): State<Arc<S>>) -> Response {
-    Json(service.status().await).into_response()
+    match service.status().await {
+        Ok(status) => Json(status).into_response(),
+        Err(why) => {
+            let message = format!("the node is starting: {why}");
+            let error = json!({ "error": { "message": message, "advice": "wait, or see its log" } });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response()
+        }
+    }
 }
 
 async fn unknown(uri: Uri) -> Response {
@@ -89,8 +96,8 @@ mod tests {
     }
 
     impl AdminService for Fake {
-        async fn status(&self) -> Status {
-            sample()
+        async fn status(&self) -> Result<Status, String> {
+            if self.serving { Ok(sample()) } else { Err("it opens its store".into()) }
         }
 
         fn health(&self) -> Health {
@@ -137,6 +144,13 @@ mod tests {
         let [status, metrics] = ask(true, ["/v1/status", "/metrics"]);
         assert_eq!(serde_json::from_slice::<Status>(&status.body).unwrap(), sample());
         assert_eq!(metrics.text(), "rondel_core_members 3");
+    }
+
+    #[test]
+    fn a_node_that_is_starting_has_no_status_and_says_how_far_it_is() {
+        let [starting] = ask(false, ["/v1/status"]);
+        assert_eq!(starting.status.as_u16(), 503);
+        assert!(starting.text().contains("the node is starting: it opens its store"), "{}", starting.text());
     }
 
     #[test]

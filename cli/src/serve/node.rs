@@ -2,42 +2,63 @@
 
 use super::admin::AdminService;
 use crate::admin_api::{
-    ClusterStatus, Connection, Health, HintsFor, MemberStatus, NodeStatus, Status, StoreStatus,
+    ClusterStatus, Connection, DOWN, Health, HintsFor, MemberStatus, NodeStatus, Status, StoreStatus,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use rondel_core::{
-    node::{self, Cluster, MemberState, NodeState, StoreState},
+    node::{self, Cluster, MemberState, NodeState, StartPhase, StoreState},
     store::Admission,
 };
 use rondel_proto::id::NodeId;
+use std::sync::OnceLock;
+use tokio::sync::watch;
 
 /// A node, and the metrics that it reports.
 pub(crate) struct NodeAdmin {
-    cluster: Cluster,
+    phase: watch::Receiver<StartPhase>,
+    cluster: OnceLock<Cluster>,
     metrics: PrometheusHandle,
 }
 
 impl NodeAdmin {
-    /// Tells of this node.
-    pub(crate) fn new(cluster: Cluster, metrics: PrometheusHandle) -> Self {
-        Self { cluster, metrics }
+    /// Tells of a node that is being started.
+    pub(crate) fn new(phase: watch::Receiver<StartPhase>, metrics: PrometheusHandle) -> Self {
+        Self { phase, cluster: OnceLock::new(), metrics }
+    }
+
+    /// Tells of the node from now on.
+    pub(crate) fn started(&self, cluster: Cluster) {
+        // There is one start; a second node would be a mistake of this process, and the first one stays.
+        let _ = self.cluster.set(cluster);
     }
 }
 
 impl AdminService for NodeAdmin {
-    async fn status(&self) -> Status {
-        status(&self.cluster.status())
+    async fn status(&self) -> Result<Status, String> {
+        match self.cluster.get() {
+            Some(cluster) => Ok(status(&cluster.status())),
+            None => Err(self.phase.borrow().to_string()),
+        }
     }
 
     fn health(&self) -> Health {
-        health(&self.cluster.state().borrow())
+        match self.cluster.get() {
+            Some(cluster) => health(&cluster.state().borrow()),
+            None => starting(&self.phase.borrow()),
+        }
     }
 
     fn metrics(&self) -> String {
-        self.cluster.refresh_metrics();
+        if let Some(cluster) = self.cluster.get() {
+            cluster.refresh_metrics();
+        }
         self.metrics.run_upkeep();
         self.metrics.render()
     }
+}
+
+fn starting(phase: &StartPhase) -> Health {
+    Health { serving: false, reason: Some(format!("it is starting: {phase}")), withdrawn: false }
 }
 
 fn health(state: &NodeState) -> Health {
@@ -95,6 +116,7 @@ fn status(status: &node::NodeStatus) -> Status {
             hints_outstanding: status.members.iter().map(|member| member.hints).sum(),
         },
         members: members(&status.members),
+        unanswered: Vec::new(),
     }
 }
 
@@ -108,7 +130,7 @@ fn member(member: &node::MemberStatus) -> MemberStatus {
     let state = match member.state {
         MemberState::Up => "up",
         MemberState::Suspect => "suspect",
-        MemberState::Down => "down",
+        MemberState::Down => DOWN,
     };
     MemberStatus {
         id: member.node.to_string(),
@@ -120,6 +142,7 @@ fn member(member: &node::MemberStatus) -> MemberStatus {
         behind: member.behind,
         slots: member.slots as u64,
         hints_kept: member.hints,
+        trouble: member.trouble.clone(),
     }
 }
 
@@ -142,6 +165,17 @@ fn store(store: &StoreState) -> StoreStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_is_starting_says_how_far_it_is() {
+        let last = Some("nobody answers".to_owned());
+        let health = starting(&StartPhase::Joining { last });
+        assert_eq!((health.serving, health.withdrawn), (false, false), "it has only to wait");
+        assert_eq!(
+            health.reason.unwrap(),
+            "it is starting: it waits to be let into its cluster: nobody answers"
+        );
+    }
 
     #[test]
     fn only_a_serving_node_is_healthy_and_the_others_say_why() {

@@ -14,6 +14,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use indicatif::HumanCount;
 use rondel_proto::riak::{
     QuorumArg,
     messages::{RpbGetReq, RpbGetResp, RpbListKeysReq},
@@ -84,8 +85,13 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
     }
     writer.flush()?;
     output.note(match lines - objects {
-        0 => format!("exported {objects} objects"),
-        more => format!("exported {objects} objects in {lines} lines: {more} are further siblings"),
+        0 => format!("exported {} objects", HumanCount(objects)),
+        more => format!(
+            "exported {} objects in {} lines: {} are further siblings",
+            HumanCount(objects),
+            HumanCount(lines),
+            HumanCount(more)
+        ),
     });
     Ok(())
 }

@@ -84,6 +84,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
         stopped: RefCell::new(None),
         imported: Cell::new(0),
         failed: Cell::new(0),
+        shown: RefCell::default(),
         bytes: Cell::new(0),
     };
     let began = rt::now();
@@ -95,6 +96,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
         failed: import.failed.get(),
         bytes: import.bytes.get(),
         seconds: rt::now().saturating_duration_since(began).as_secs_f64(),
+        failures: import.shown.take(),
     };
     output.report(&report)?;
     if let Some(error) = import.stopped.take() {
@@ -152,6 +154,8 @@ struct Import<'a> {
     stopped: RefCell<Option<anyhow::Error>>,
     imported: Cell<u64>,
     failed: Cell<u64>,
+    /// The first lines that failed.
+    shown: RefCell<Vec<FailedLine>>,
     bytes: Cell<u64>,
 }
 
@@ -239,7 +243,10 @@ impl Import<'_> {
         self.failed.set(self.failed.get() + 1);
         let told = self.failed.get();
         self.progress.suspend(|| match told {
-            1..=FAILURES_SHOWN => self.output.note(format!("line {line}: {why}")),
+            1..=FAILURES_SHOWN => {
+                self.output.note(format!("line {line}: {why}"));
+                self.shown.borrow_mut().push(FailedLine { line, why: why.to_owned() });
+            }
             told if told == FAILURES_SHOWN + 1 => self.output.note("more lines failed, which are not shown"),
             _ => {}
         });
@@ -333,6 +340,15 @@ struct Imported {
     failed: u64,
     bytes: u64,
     seconds: f64,
+    /// The first of them; people are told at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<FailedLine>,
+}
+
+#[derive(Serialize)]
+struct FailedLine {
+    line: u64,
+    why: String,
 }
 
 impl Imported {

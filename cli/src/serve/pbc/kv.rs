@@ -7,7 +7,10 @@
 use super::PbService;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use rondel_core::Cluster;
+use rondel_core::{
+    Cluster,
+    reply::{Failure, FailureCode},
+};
 use rondel_kv::{
     Bucket, Client, Condition, Content, Context, DEFAULT_TYPE, DeleteError, DeleteOptions, Fetched, GetError,
     GetOptions, Link, ListError, ListOptions, NameError, Need, Props, PutError, PutOptions, RequestError,
@@ -366,8 +369,18 @@ fn list_error(error: ListError) -> RiakError {
     }
 }
 
+fn is_of_store(failure: &Failure) -> bool {
+    failure.code == FailureCode::StoreFailed
+}
+
 fn request_error(error: RequestError, side: Side) -> RiakError {
     match error {
+        // Riak's words would hide that somebody must act.
+        RequestError::Unmet { ref failures, .. }
+            if failures.iter().any(|(_, failure)| is_of_store(failure)) =>
+        {
+            RiakError::Other(error.to_string())
+        }
         RequestError::Unmet { requirement, need, have, .. } => {
             let which = match (requirement, side) {
                 (Requirement::Need, Side::Read) => QuorumName::R,
