@@ -2,12 +2,13 @@
 
 use crate::{
     bad_start::on_own_file_system,
-    harness::{Dev, Node, copy_dir, eventually, records, rondel, start},
+    harness::{Dev, Ended, Node, Running, copy_dir, eventually, free_ports, records, rondel, start},
 };
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 const RECORDS: usize = 200;
@@ -15,30 +16,35 @@ const RECORDS: usize = 200;
 /// What befalls a directory, and the words that say so.
 type Case = (&'static str, fn(&Path), &'static [&'static str]);
 
+/// What is told where nothing helps but the files themselves.
+const PUT_BACK: &str = "keep this node down";
+
 const CASES: &[Case] = &[
-    ("without its identity", |data| remove(&data.join("identity")), &["`identity` is missing"]),
+    ("without its identity", |data| remove(&data.join("identity")), &["`identity` is missing", PUT_BACK]),
+    (
+        "with a cut identity",
+        |data| cut(&data.join("identity")),
+        &["identity is damaged", "it was cut", PUT_BACK],
+    ),
+    ("with a strange identity", |data| garble(&data.join("identity")), &["identity is damaged", PUT_BACK]),
     ("without its count of starts", |data| remove(&data.join("boot")), &["boot is damaged", "missing"]),
-    (
-        "without what was decided",
-        |data| remove(&data.join("decided")),
-        &["decided is missing", "put that file back"],
-    ),
+    ("with an emptied count of starts", |data| empty(&data.join("boot")), &["boot is damaged", PUT_BACK]),
+    ("without what was decided", |data| remove(&data.join("decided")), &["decided is missing", PUT_BACK]),
     ("with a cut decided file", |data| cut(&data.join("decided")), &["decided is damaged", "it was cut"]),
-    ("with a strange identity", |data| garble(&data.join("identity")), &["identity is damaged"]),
-    ("without its store", |data| remove(&data.join("store")), &["missing or was emptied"]),
-    ("with a cut store", |data| cut(&data.join("store/rows-000.redb")), &["is damaged", "move"]),
-    ("with a strange store", |data| garble(&data.join("store/rows-000.redb")), &["is damaged", "move"]),
-    (
-        "with an emptied store file",
-        |data| empty(&data.join("store/rows-000.redb")),
-        &["is damaged", "it is empty"],
-    ),
+    ("without its store", |data| remove(&data.join("store")), &["missing or was emptied", PUT_BACK]),
+    ("without its rows", |data| remove(&rows(data)), &["missing or was emptied", PUT_BACK]),
+    ("with cut rows", |data| cut(&rows(data)), &["is damaged", PUT_BACK]),
+    ("with strange rows", |data| garble(&rows(data)), &["is damaged", PUT_BACK]),
+    ("with emptied rows", |data| empty(&rows(data)), &["is damaged", "it is empty"]),
+    ("without its log", |data| remove(&data.join("store/log")), &["log of the store", "is gone", PUT_BACK]),
+    ("with emptied logs", |data| logs(data).for_each(|log| empty(&log)), &["log of the store", "is gone"]),
+    ("with a log that rotted", |data| logs(data).for_each(|log| rot(&log)), &["log of the store", "is gone"]),
 ];
 
 #[test]
 fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to_do() {
     let mut dev = Dev::start(3);
-    load(&dev);
+    load(&dev, "b");
     dev.settle();
     dev.interrupt();
     let (old, whole) = (dev.scratch("old"), dev.scratch("whole"));
@@ -49,7 +55,10 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
     dev.start_again();
     // Who has not heard of a run can't tell that another one is older.
     dev.settle();
-    dev.steer("stop", "node2").ok();
+    // What its log holds is not in its tables yet.
+    load(&dev, "late");
+    dev.settle();
+    dev.steer("kill", "node2").ok();
     copy_dir(&dev.data("node2"), &whole);
 
     let start = || {
@@ -63,7 +72,15 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
     for (what, damage, words) in CASES {
         replace(&whole);
         damage(&dev.data("node2"));
+        let left = rows(&dev.data("node2")).exists();
+        // It does not come back by itself.
         start().fails(1, words);
+        start().fails(1, words);
+        assert_eq!(
+            rows(&dev.data("node2")).exists(),
+            left,
+            "{what}: no rows in place of those that are gone"
+        );
         assert_eq!(dev.kv(&["get", "b", "key 7"]).ok(), "value 7 of b", "{what}");
     }
     replace(&whole);
@@ -80,7 +97,14 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
         dev.log("node2").contains("restored from an older copy").then_some(())
     });
     assert_eq!(dev.status_of("node2")["node"]["serving"], false);
-    verify(&dev);
+    eventually("the others know why", || {
+        let knows = |name: &&str| {
+            trouble(&dev.status_of(name), "node2")
+                .is_some_and(|why| why.contains("restored from an older copy"))
+        };
+        ["node1", "node2", "node3"].iter().all(knows).then_some(())
+    });
+    verify(&dev, "b");
     dev.steer("stop", "node2").ok();
 
     replace(&whole);
@@ -88,54 +112,107 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
     dev.settle();
     dev.steer("kill", "node1").ok();
     dev.steer("kill", "node3").ok();
-    verify(&dev);
+    verify(&dev, "b");
+    verify(&dev, "late");
 }
 
 #[test]
-fn of_a_directory_and_its_copy_one_withdraws_and_the_cluster_goes_on() {
+fn of_a_node_and_its_copy_everybody_knows_which_is_out_and_why() {
     let dev = Dev::start(3);
-    load(&dev);
+    load(&dev, "b");
     dev.settle();
     dev.steer("stop", "node3").ok();
     let copy = dev.scratch("copy");
     copy_dir(&dev.data("node3"), &copy);
     dev.steer("start", "node3").ok();
+    dev.settle();
+
+    let base = free_ports(2);
+    let [at, bulk_at] = [0, 1].map(|offset| format!("127.0.0.1:{}", base + offset));
+    let mut elsewhere = start(&copy, &["--cluster", &at, "--bulk", &bulk_at]);
+    let told = Running::spawn(&mut elsewhere).ended();
+    told.fails(1, &["the cluster knows this node, node3, at 127.0.0.1:", &at, "a node runs once"]);
+    assert_eq!(dev.status_of("node3")["node"]["serving"], true);
+
+    // On ports that the system gives it, nothing shows that it is elsewhere. It counts as the later run.
+    fs::copy(dev.data("node3").join("boot"), copy.join("boot")).unwrap();
     let clone = Node::start(&copy, &["--name", "copy"]);
-    eventually("one that withdraws", || {
-        let withdrawn = |log: &str| log.contains("another process runs on a copy of it");
-        (withdrawn(&dev.log("node3")) || withdrawn(&clone.log())).then_some(())
+    eventually("everybody knows that node3 is out, and why", || {
+        let knows = |name: &&str| {
+            let status = dev.status_of(name);
+            let why = trouble(&status, "node3");
+            member(&status, "node3")["state"] == "down"
+                && why.is_some_and(|why| why.contains("another process runs on a copy"))
+        };
+        ["node1", "node2", "node3"].iter().all(knows).then_some(())
     });
-    verify(&dev);
+    assert!(dev.log("node3").contains("another process runs on a copy of its data directory"));
+    let refused = dev.kv_at("node3", &["get", "b", "key 7"]);
+    refused.fails(1, &["does not serve", "another process runs on a copy of its data directory"]);
+    verify(&dev, "b");
+
     drop(clone);
     dev.steer("stop", "node3").ok();
-    dev.steer("start", "node3").ok();
+    while dev.steer("start", "node3").code != Some(0) {
+        // The copy counted its starts too.
+        dev.steer("stop", "node3");
+    }
     dev.settle();
-    verify(&dev);
+    verify(&dev, "b");
 }
 
 #[test]
 fn a_node_without_room_refuses_writes_says_so_and_goes_on_reading() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = start(folder.path(), &["--set", "store.disk_reserve_bytes=96MiB"]);
-    let Some(mut command) = on_own_file_system(&mut command, folder.path(), "size=256m") else { return };
-    let node = Node::from_command(&mut command);
-    node.serves();
-    let put = |key: &str, value: &[&str]| {
-        rondel([&["kv", "put", "b", key], value, &["--hosts", node.pb()]].concat())
-    };
-    put("small", &["first"]).ok();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    file.as_file().set_len(8 << 20).unwrap();
-    let large = ["--file", file.path().to_str().unwrap()];
-    let mut number = 0;
-    let refused = eventually("a disk that is full", || {
-        number += 1;
-        let ended = put(&format!("large {number}"), &large);
-        (ended.code != Some(0)).then_some(ended)
-    });
-    refused.fails(1, &["room"]);
+    let Some(node) = in_little_room(folder.path(), "size=256m", "96MiB") else { return };
+    put(&node, "small", &["first"]).ok();
+    let (_large, refused) = until_refused(&node);
+    refused.fails(1, &["the disk of the node is full", "make room"]);
     assert_eq!(node.status()["node"]["store"]["state"], "disk-full");
     assert_eq!(rondel(["kv", "get", "b", "small", "--hosts", node.pb()]).ok(), "first");
+}
+
+#[test]
+fn a_node_whose_disk_fails_a_write_withdraws_and_tells_everybody_the_cause() {
+    const CAUSE: &str = "No space left on device";
+    let folder = tempfile::tempdir().unwrap();
+    let Some(node) = in_little_room(folder.path(), "size=40m", "1MiB") else { return };
+    let (_large, refused) = until_refused(&node);
+    refused.fails(1, &[CAUSE]);
+    for words in [&["put", "b", "k", "v"][..], &["get", "b", "large 1"], &["list", "b"]] {
+        let refused = rondel([&["kv"], words, &["--hosts", node.pb()]].concat());
+        refused.fails(1, &["this node does not serve requests", CAUSE]);
+    }
+    assert!(node.log().contains(CAUSE), "{}", node.log());
+    let status = node.status();
+    assert_eq!(status["node"]["store"]["state"], "failed");
+    assert!(status["node"]["reason"].as_str().unwrap().contains(CAUSE), "{status}");
+    node.health().fails(1, &["does not serve", CAUSE]);
+}
+
+/// A node on a file system of its own; none if this user may not have one.
+fn in_little_room(at: &Path, options: &str, reserve: &str) -> Option<Node> {
+    let mut command = start(at, &["--set", &format!("store.disk_reserve_bytes={reserve}")]);
+    let node = Node::from_command(&mut on_own_file_system(&mut command, at, options)?);
+    node.serves();
+    Some(node)
+}
+
+fn put(node: &Node, key: &str, value: &[&str]) -> Ended {
+    rondel([&["kv", "put", "b", key], value, &["--hosts", node.pb()]].concat())
+}
+
+/// Writes large values until one is refused: how often, and the refusal.
+fn until_refused(node: &Node) -> (u32, Ended) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(6 << 20).unwrap();
+    let large = ["--file", file.path().to_str().unwrap()];
+    let mut number = 0;
+    eventually("a disk that is full", || {
+        number += 1;
+        let ended = put(node, &format!("large {number}"), &large);
+        (ended.code != Some(0)).then_some((number, ended))
+    })
 }
 
 /// A data directory of a cluster of its own.
@@ -147,15 +224,32 @@ fn other_cluster(dev: &Dev) -> std::path::PathBuf {
     dir
 }
 
-fn load(dev: &Dev) {
-    let file = dev.scratch("records.jsonl");
-    fs::write(&file, records("b", RECORDS).join("\n")).unwrap();
+fn load(dev: &Dev, bucket: &str) {
+    let file = dev.scratch(bucket);
+    fs::write(&file, records(bucket, RECORDS).join("\n")).unwrap();
     dev.kv(&["import", file.to_str().unwrap()]).ok();
 }
 
 #[track_caller]
-fn verify(dev: &Dev) {
-    dev.kv(&["import", dev.scratch("records.jsonl").to_str().unwrap(), "--verify", "--r", "1"]).ok();
+fn verify(dev: &Dev, bucket: &str) {
+    dev.kv(&["import", dev.scratch(bucket).to_str().unwrap(), "--verify", "--r", "1"]).ok();
+}
+
+/// What a status says of a member.
+fn member<'a>(status: &'a Value, name: &str) -> &'a Value {
+    status["members"].as_array().unwrap().iter().find(|member| member["name"] == name).unwrap()
+}
+
+fn trouble<'a>(status: &'a Value, name: &str) -> Option<&'a str> {
+    member(status, name)["trouble"].as_str()
+}
+
+fn rows(data: &Path) -> PathBuf {
+    data.join("store/rows-000.redb")
+}
+
+fn logs(data: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(data.join("store/log")).unwrap().map(|entry| entry.unwrap().path())
 }
 
 fn remove(path: &Path) {
@@ -169,6 +263,14 @@ fn cut(path: &Path) {
 
 fn empty(path: &Path) {
     File::create(path).unwrap();
+}
+
+/// Some bytes in the middle of what is written turn.
+fn rot(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    bytes[written / 2..][..64].iter_mut().for_each(|byte| *byte ^= 0x5A);
+    fs::write(path, bytes).unwrap();
 }
 
 fn garble(path: &Path) {

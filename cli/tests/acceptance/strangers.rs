@@ -102,16 +102,29 @@ fn a_member_of_another_cluster_is_kept_out_by_its_certificate() {
         let peer = &status["node"]["connections"][0];
         (peer["connected"] == false && peer["failures"].as_u64()? >= 2).then_some(())
     });
+    for (node, told) in [(&stranger, "somebody else answers at its address"), (&ours, "does not belong here")]
+    {
+        eventually(told, || {
+            node.log().lines().any(|line| line.contains(" WARN ") && line.contains(told)).then_some(())
+        });
+    }
+    let warnings = stranger.log().matches("somebody else answers at its address").count();
+    assert_eq!(warnings, 1, "it is told once, however often it is tried");
     assert_eq!(ours.status()["cluster"]["present"], 1);
     assert_eq!(ours.status()["node"]["connections"].as_array().unwrap().len(), 0);
     assert_eq!(crate::harness::rondel(["kv", "get", "b", "k", "--hosts", ours.pb()]).ok(), "ours");
 
     // A joining node with the token of a cluster that is not at its address waits, says why, and can be told to stop.
-    let mut lost = Running::spawn(&mut start(&dir("lost"), &["--join", token.trim()]));
+    let admin = format!("127.0.0.1:{}", free_ports(1));
+    let mut lost = Running::spawn(&mut start(&dir("lost"), &["--join", token.trim(), "--admin", &admin]));
     eventually("the reason why it waits", || {
         assert!(lost.runs(), "{}", lost.err());
         lost.err().contains("the cluster does not answer; trying again").then_some(())
     });
+    let waits = |words: &[&str]| crate::harness::rondel([&["status", "--admin", &admin], words].concat());
+    let why = ["it waits to be let into its cluster", "another certificate"];
+    waits(&["--health"]).fails(1, &["does not serve: it is starting", why[0], why[1]]);
+    waits(&[]).fails(1, &["the node is starting", why[0], why[1]]);
     lost.ended_by(Signal::SIGTERM).ok();
 }
 

@@ -1,6 +1,6 @@
 //! One node of `rondel start`.
 
-use super::{RONDEL, Running, eventually, rondel};
+use super::{Ended, RONDEL, Running, eventually, rondel};
 use serde_json::Value;
 use std::{ffi::OsStr, path::Path, process::Command};
 
@@ -53,12 +53,16 @@ impl Node {
         super::json(&rondel(["status", "--format", "json", "--admin", &self.admin]).ok())
     }
 
+    /// `rondel status --health` of it.
+    #[track_caller]
+    pub(crate) fn health(&self) -> Ended {
+        rondel(["status", "--health", "--admin", &self.admin])
+    }
+
     /// Waits until it serves.
     #[track_caller]
     pub(crate) fn serves(&self) {
-        eventually("a node that serves", || {
-            (rondel(["status", "--health", "--admin", &self.admin]).code == Some(0)).then_some(())
-        });
+        eventually("a node that serves", || (self.health().code == Some(0)).then_some(()));
     }
 }
 
