@@ -50,6 +50,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Runs work that may wait for a disk, away from the tasks. The future is ready when the work is done.
     fn block(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture;
 
+    /// As [`Backend::block`], asked for by a task of [`Backend::spawn_thread`]: it may be the thread itself that waits.
+    fn block_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture {
+        self.block(work)
+    }
+
     /// The runtime that quinn's drivers run on.
     fn quic_runtime(&self) -> Arc<dyn quinn::Runtime>;
 
@@ -189,6 +194,23 @@ impl Env {
     ) -> Result<T, WorkLost> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let run = self.0.block(Box::new(move || {
+            let _ = sender.send(work());
+        }));
+        run.await;
+        receiver.await.map_err(|_| WorkLost)
+    }
+
+    /// As [`Env::block`], for a task that [`Env::spawn_thread`] runs, and for no other: its thread does the work, which
+    /// spares two changes of threads.
+    ///
+    /// # Errors
+    /// [`WorkLost`] if the work panicked or the node is shutting down; its effects are then unknown.
+    pub async fn block_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkLost> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let run = self.0.block_thread(Box::new(move || {
             let _ = sender.send(work());
         }));
         run.await;

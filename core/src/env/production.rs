@@ -12,12 +12,13 @@
 mod disk;
 
 use super::{Backend, BoxFuture, Disk, TaskHandle};
-use futures_util::future::abortable;
+use futures_util::future::{abortable, ready};
 use quinn::{AsyncUdpSocket, Runtime as _};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -90,6 +91,12 @@ impl Backend for Production {
         })
     }
 
+    fn block_thread(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture {
+        // A panic in the work shows as the missing value (`WorkLost`), and the task goes on.
+        let _ = catch_unwind(AssertUnwindSafe(work));
+        Box::pin(ready(()))
+    }
+
     fn quic_runtime(&self) -> Arc<dyn quinn::Runtime> {
         Arc::new(quinn::TokioRuntime)
     }
@@ -140,6 +147,20 @@ mod tests {
         let env = Env::production();
         assert_eq!(env.block(|| 6 * 7).await.unwrap(), 42);
         env.block(|| panic!("work that fails")).await.unwrap_err();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_task_with_a_thread_does_its_blocking_work_there() {
+        let env = Env::production();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let inner = env.clone();
+        env.spawn_thread("writer", async move {
+            let name = || std::thread::current().name().map(str::to_owned);
+            let worked = inner.block_thread(name).await.unwrap();
+            let lost = inner.block_thread(|| panic!("work that fails")).await.is_err();
+            sender.send((worked, lost)).unwrap();
+        });
+        assert_eq!(receiver.await.unwrap(), (Some("writer".to_owned()), true));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -16,8 +16,16 @@ const COUNT_MARK: &str = "files";
 /// As many as a byte of position tells apart.
 const FILES_MAX: u32 = 256;
 
+/// A page of redb's.
+const PAGE_BYTES: usize = 4096;
+/// A smaller part of a transaction would cost more than the pages that it spares.
+const PART_ROWS_MIN: usize = 64;
+
 /// Open store files, by position prefix.
-pub(super) struct StoreFiles(Vec<Arc<Tables>>);
+pub(super) struct StoreFiles {
+    files: Vec<Arc<Tables>>,
+    part_rows: usize,
+}
 
 impl StoreFiles {
     /// Opens the files in a directory, or makes as many as configured (rounded up to a power of two). Blocks.
@@ -35,36 +43,43 @@ impl StoreFiles {
         for number in 1..count {
             files.push(Arc::new(open(number, count)?));
         }
-        Ok(Self(files))
+        let part_rows = (config.page_cache_bytes / count as usize / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
+        Ok(Self { files, part_rows })
+    }
+
+    /// Rows that a part of a transaction has at most. Each may change a page of its own, and they should fit into the
+    /// half of the page cache that redb writes from.
+    pub(super) fn part_rows(&self) -> usize {
+        self.part_rows
     }
 
     pub(super) fn first(&self) -> &Arc<Tables> {
-        &self.0[0]
+        &self.files[0]
     }
 
     pub(super) fn all(&self) -> &[Arc<Tables>] {
-        &self.0
+        &self.files
     }
 
     /// The file that holds a key.
     pub(super) fn of(&self, key: &[u8]) -> usize {
-        file_of(key, self.0.len())
+        file_of(key, self.files.len())
     }
 
     /// The rows of all files as of their last commits.
     pub(super) fn snapshots(&self) -> Result<Snapshots, StoreError> {
         let snapshot = |file: &Arc<Tables>| Ok((file.snapshot()?, file.filter().cloned()));
-        self.0.iter().map(snapshot).collect::<Result<_, _>>().map(Snapshots)
+        self.files.iter().map(snapshot).collect::<Result<_, _>>().map(Snapshots)
     }
 
     /// Bytes of the files' filters.
     pub(super) fn filter_bytes(&self) -> u64 {
-        self.0.iter().filter_map(|file| file.filter()).map(|filter| filter.bytes()).sum()
+        self.files.iter().filter_map(|file| file.filter()).map(|filter| filter.bytes()).sum()
     }
 
     /// Bytes that the files occupy.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|file| file.file_bytes()).sum()
+        self.files.iter().map(|file| file.file_bytes()).sum()
     }
 }
 

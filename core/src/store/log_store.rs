@@ -38,10 +38,6 @@ use tokio::sync::{Notify, watch};
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
-/// A page of redb's.
-const PAGE_BYTES: usize = 4096;
-/// A smaller slice would cost more than the pages that it spares.
-const SLICE_ROWS_MIN: usize = 64;
 /// Rows whose keys are added to a filter at a time.
 const FILTER_ROWS: usize = 4096;
 /// The longest pause between two slices of a flush.
@@ -159,7 +155,7 @@ impl Log {
                 let written = writer.append(&group).map_err(io_error)?;
                 Ok((writer, written))
             };
-            match self.serving.block(append).await {
+            match self.serving.block_thread(append).await {
                 Ok((back, written)) => {
                     writer = back;
                     self.note_written(batches, &written);
@@ -344,7 +340,7 @@ impl Log {
                 rows: Arc::clone(frozen),
                 after,
                 bytes_max: self.serving.config.log.flush_slice_bytes,
-                rows_max: self.slice_rows_max(files),
+                rows_max: files.part_rows(),
             };
             let began = self.serving.env.now();
             after = self.serving.block(move || slice.change()).await?;
@@ -370,13 +366,6 @@ impl Log {
             transaction.commit()
         };
         self.serving.block(finish).await
-    }
-
-    /// Each row may change a page of its own, and a slice's pages should fit into the half of the page cache that redb
-    /// writes from.
-    fn slice_rows_max(&self, files: &StoreFiles) -> usize {
-        let page_cache_bytes = self.serving.config.page_cache_bytes / files.all().len();
-        (page_cache_bytes / 4 / PAGE_BYTES).max(SLICE_ROWS_MIN)
     }
 
     /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once

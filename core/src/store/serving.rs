@@ -79,6 +79,14 @@ impl Serving {
         self.env.block(work).await.unwrap_or(Err(StoreError::Stopped))
     }
 
+    /// Blocking work of a task that has a thread of its own.
+    pub(super) async fn block_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.env.block_thread(work).await.unwrap_or(Err(StoreError::Stopped))
+    }
+
     pub(super) fn publish_durable(&self, durable: super::Lsn) {
         self.progress.send_if_modified(|progress| {
             let going = progress.failed.is_none();

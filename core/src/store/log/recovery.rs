@@ -112,8 +112,13 @@ pub(in crate::store) fn recover(
         (known, new) => known.or(new),
     };
     for (number, file) in files.all().iter().enumerate().rev() {
+        let rows: Vec<_> = found.rows.iter().filter(|(key, _)| files.of(key) == number).collect();
+        for part in rows.chunks(files.part_rows()) {
+            let transaction = file.begin_part()?;
+            transaction.change(part.iter().copied())?;
+            transaction.commit()?;
+        }
         let transaction = file.begin()?;
-        transaction.change(found.rows.iter().filter(|(key, _)| files.of(key) == number))?;
         transaction.mark_applied(u128::from(last))?;
         if number == 0 {
             // The last step of the opening: before it the old segments are needed, after it the new one.
