@@ -156,6 +156,7 @@ impl Machines {
     fn learnt(&mut self, shared: &Shared, node: NodeId, now: Instant, wanted: &mut Wanted) {
         let Some(facts) = self.gossip.facts(node) else { return };
         let peer = self.peers.entry(node).or_default();
+        peer.newborn = peer.heard.is_none() && facts.boot == 1 && shared.is_newborn();
         peer.services = Some(facts.services.clone());
         peer.reluctant = facts.reluctant;
         peer.hints = facts.hints.iter().copied().collect();
@@ -165,7 +166,7 @@ impl Machines {
         if peer.run != (facts.boot, facts.nonce) {
             // A restart so quick that nobody missed it: what it did not get while it was away, it lacks all the same.
             peer.run = (facts.boot, facts.nonce);
-            peer.up_since = Some(now);
+            peer.up_since = (!peer.newborn).then_some(now);
         }
         let ours = shared.topology().map(|topology| (topology.lineage, topology.epoch));
         if ours.is_none_or(|(lineage, epoch)| facts.lineage == lineage && facts.epoch > epoch) {
@@ -180,7 +181,7 @@ impl Machines {
             let peer = self.peers.entry(*node).or_default();
             let up = alive && peer.services.as_ref().is_none_or(|services| !services.is_empty());
             if up && !peer.up {
-                peer.up_since = Some(now);
+                peer.up_since = (!peer.newborn).then_some(now);
             }
             peer.up = up;
             peer.demoted =

@@ -45,6 +45,8 @@ pub(crate) struct PeerStatus {
     pub(crate) hints: BTreeMap<NodeId, u64>,
     /// Which run of it that is.
     pub(crate) run: (u64, u64),
+    /// It is as new as this node, and has not served yet: it can't have missed anything.
+    pub(crate) newborn: bool,
     /// When this node last saw it come up, or heard of a new run.
     pub(crate) up_since: Option<Instant>,
     /// When this node last heard what it keeps.
@@ -59,6 +61,8 @@ impl PeerStatus {
 
 /// An owner that was down may lack what it missed for at most this long after its return (PROTOCOLS §2).
 const BEHIND_MAX: Duration = Duration::from_secs(60);
+/// Nodes that are formatted to form a cluster meet within this time.
+const BIRTH_MAX: Duration = Duration::from_secs(10);
 /// What a peer says of its hints may have been on its way for this long.
 const FACTS_AGE_MAX: Duration = Duration::from_secs(5);
 /// How long a request waits before it is sent once more over a new connection: longer than the first pause between
@@ -92,11 +96,14 @@ pub(crate) struct Shared {
     scores: DashMap<NodeId, Score, FxBuildHasher>,
     rng: Mutex<Rng>,
     started: Instant,
+    first_run: bool,
 }
 
 /// The parts that a node is wired from.
 pub(crate) struct Parts {
     pub(crate) env: Env,
+    /// Its data directory was never opened before.
+    pub(crate) first_run: bool,
     pub(crate) me: NodeId,
     pub(crate) host: Host,
     pub(crate) durable: Arc<dyn Store>,
@@ -110,7 +117,8 @@ pub(crate) struct Parts {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { env, me, host, durable, memory, transport, bulk, metrics, mutants, hints } = parts;
+        let Parts { env, first_run, me, host, durable, memory, transport, bulk, metrics, mutants, hints } =
+            parts;
         let (rng, started) = (Mutex::new(env.rng()), env.now());
         Self {
             env,
@@ -133,6 +141,7 @@ impl Shared {
             scores: DashMap::with_capacity_and_hasher_and_shard_amount(64, FxBuildHasher, MAP_SHARDS),
             rng,
             started,
+            first_run,
         }
     }
 
@@ -266,10 +275,15 @@ impl Shared {
         }
     }
 
+    /// Whether this node was formatted just now.
+    pub(crate) fn is_newborn(&self) -> bool {
+        self.first_run && self.env.now().saturating_duration_since(self.started) < BIRTH_MAX
+    }
+
     /// What requests for a service need to know of the peers, looked up once per request.
     pub(crate) fn outlook(&self, service: u32) -> Outlook {
         let reluctant = self.reluctant.load(Ordering::Relaxed);
-        let (now, started) = (self.env.now(), self.started);
+        let (now, started) = (self.env.now(), (!self.first_run).then_some(self.started));
         Outlook { peers: self.peers(), me: self.me, reluctant, service, now, started }
     }
 }
@@ -303,7 +317,8 @@ pub(crate) struct Outlook {
     reluctant: bool,
     service: u32,
     now: Instant,
-    started: Instant,
+    /// When this run began; nothing in the first, as there is nothing that the node can have missed.
+    started: Option<Instant>,
 }
 
 impl Outlook {
@@ -334,7 +349,7 @@ impl Outlook {
     /// Whether the node came back lately and others still keep hints for it, or have not yet said.
     pub(crate) fn behind(&self, node: NodeId) -> bool {
         let since = match node == self.me {
-            true => Some(self.started),
+            true => self.started,
             false => self.peers.get(&node).and_then(|peer| peer.up_since),
         };
         let Some(since) = since else { return false };

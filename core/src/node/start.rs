@@ -219,6 +219,7 @@ impl Builder {
         let (state, root) = (replica.state().clone(), replica.root());
         let parts = Parts {
             env: env.clone(),
+            first_run: data.boot_number() == 1,
             me: me.node,
             host,
             durable,
