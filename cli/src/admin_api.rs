@@ -219,7 +219,7 @@ impl NodeStatus {
         let Self { name, store, .. } = self;
         writeln!(out, "\n{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
         for kept in &self.hints {
-            writeln!(out, "{name} keeps {} hints for {}", HumanCount(kept.hints), kept.member)?;
+            writeln!(out, "{name} keeps {} for {}", hints(kept.hints), kept.member)?;
         }
         match &self.reason {
             Some(reason) if !self.serving => writeln!(out, "{name} does not serve: {reason}"),
@@ -247,9 +247,13 @@ impl ClusterStatus {
         }
         match self.hints_outstanding {
             0 => writeln!(out, "no hints outstanding"),
-            hints => writeln!(out, "{} hints outstanding", HumanCount(hints)),
+            outstanding => writeln!(out, "{} outstanding", hints(outstanding)),
         }
     }
+}
+
+fn hints(count: u64) -> String {
+    format!("{} hint{}", HumanCount(count), if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

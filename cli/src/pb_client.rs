@@ -65,6 +65,19 @@ pub(crate) enum PbError {
     OutOfStep,
 }
 
+impl PbError {
+    /// What to do about it.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::Server(_) => {
+                "the server refused; check the request, and `rondel status` for the nodes that are down"
+            }
+            Self::Connect { .. } => "check that a node runs there, or name others with --hosts",
+            _ => "check the node with `rondel status`, or name others with --hosts",
+        }
+    }
+}
+
 /// A connection to a server.
 #[derive(Debug)]
 pub(crate) struct PbClient {

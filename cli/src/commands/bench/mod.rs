@@ -17,7 +17,8 @@ mod report;
 mod workload;
 
 use crate::{
-    output::Output,
+    failure::failure,
+    output::{Output, message},
     pb_client::{PbClient, PbError},
     rt,
 };
@@ -137,8 +138,11 @@ fn check(args: &BenchArgs) -> anyhow::Result<()> {
 /// What the first host says it is: a benchmark of nothing should end before it begins.
 async fn server_name(args: &BenchArgs) -> anyhow::Result<String> {
     let host = args.hosts.first().context("--hosts names no server")?;
-    let mut client = PbClient::connect(host, timeout(args)).await?;
-    let server = client.server_info().await.with_context(|| format!("ask {host} who it is"))?;
+    let asked = async { PbClient::connect(host, timeout(args)).await?.server_info().await };
+    let server = asked.await.map_err(|error| {
+        let advice = error.advice();
+        failure(message(&error.into()), advice)
+    })?;
     let text = |bytes: &Option<bytes::Bytes>| {
         String::from_utf8_lossy(bytes.as_deref().unwrap_or_default()).into_owned()
     };

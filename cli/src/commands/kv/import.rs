@@ -106,7 +106,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
         let all = report.failed + report.imported;
         return Err(failure(
             format!("{} of {} records were not {}", report.failed, all, report.verb()),
-            "the lines are named above; correct or import them again",
+            "the lines are named; correct or import them again",
         ));
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::{
     failure::failure,
+    output::message,
     pb_client::{PbClient, PbError},
     rt,
 };
@@ -49,18 +50,11 @@ impl GaveUp {
 
 impl From<GaveUp> for anyhow::Error {
     fn from(gave_up: GaveUp) -> Self {
-        let GaveUp { attempts, host, error } = &gave_up;
+        let GaveUp { attempts, host, error } = gave_up;
         let whom = if let PbError::Connect { .. } = error { String::new() } else { format!("{host}: ") };
-        let times = if *attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() };
-        let message = format!("{whom}{error}{times}");
-        let advice = match error {
-            PbError::Server(_) => {
-                "the server refused; check the request, and `rondel status` for the nodes that are down"
-            }
-            PbError::Connect { .. } => "check that a node runs there, or name others with --hosts",
-            _ => "check the node with `rondel status`, or name others with --hosts",
-        };
-        failure(message, advice)
+        let times = if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() };
+        let advice = error.advice();
+        failure(format!("{whom}{}{times}", message(&error.into())), advice)
     }
 }
 
