@@ -158,6 +158,13 @@ impl Gossip {
         Digest { stamps: self.known.iter().map(|(node, known)| (*node, known.stamp)).collect() }
     }
 
+    /// Whether what is known of the sender of a digest is what it says of itself.
+    #[must_use]
+    pub fn is_up_to_date(&self, from: NodeId, digest: &Digest) -> bool {
+        let own = digest.stamps.iter().find(|(node, _)| *node == from).map(|(_, stamp)| *stamp);
+        own.is_some() && own == self.known.get(&from).map(|known| known.stamp)
+    }
+
     /// Answers a digest, and says what this node's calendar clock shows.
     pub fn handle_digest(&mut self, digest: &Digest, clock_ms: u64) -> Answer {
         let theirs: BTreeMap<NodeId, Stamp> = digest.stamps.iter().take(MEMBERS_MAX).copied().collect();

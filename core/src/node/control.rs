@@ -74,7 +74,7 @@ impl Node {
             PingFor::ID => self.on_liveness::<PingFor>(from.node, body, liveness::Message::PingFor),
             AckFor::ID => self.on_liveness::<AckFor>(from.node, body, liveness::Message::AckFor),
             Digest::ID => owned::<Digest>(body).map(|digest| {
-                let (answer, wanted) = self.health.on_digest(&self.shared, &digest);
+                let (answer, wanted) = self.health.on_digest(&self.shared, from.node, &digest);
                 self.carry_out(wanted);
                 answer.encode()
             }),

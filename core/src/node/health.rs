@@ -83,10 +83,14 @@ impl Health {
         partners.into_iter().map(|node| (node, gossip.begin())).collect()
     }
 
-    pub(super) fn on_digest(&self, shared: &Shared, digest: &Digest) -> (Answer, Wanted) {
+    pub(super) fn on_digest(&self, shared: &Shared, from: NodeId, digest: &Digest) -> (Answer, Wanted) {
         let (mut answer, clock_ms) = (None, shared.env.unix_ms());
-        let wanted =
-            self.with(shared, |machines, _| answer = Some(machines.gossip.handle_digest(digest, clock_ms)));
+        let wanted = self.with(shared, |machines, now| {
+            answer = Some(machines.gossip.handle_digest(digest, clock_ms));
+            if machines.gossip.is_up_to_date(from, digest) {
+                machines.heard(shared, from, now);
+            }
+        });
         (answer.expect("set by the closure, which runs"), wanted)
     }
 
@@ -160,9 +164,7 @@ impl Machines {
         peer.services = Some(facts.services.clone());
         peer.reluctant = facts.reluctant;
         peer.hints = facts.hints.iter().copied().collect();
-        if !facts.services.is_empty() {
-            peer.heard = Some(now);
-        }
+        peer.hear(now);
         if peer.run != (facts.boot, facts.nonce) {
             // A restart so quick that nobody missed it: what it did not get while it was away, it lacks all the same.
             peer.run = (facts.boot, facts.nonce);
@@ -171,6 +173,14 @@ impl Machines {
         let ours = shared.topology().map(|topology| (topology.lineage, topology.epoch));
         if ours.is_none_or(|(lineage, epoch)| facts.lineage == lineage && facts.epoch > epoch) {
             wanted.behind = Some(node);
+        }
+    }
+
+    /// What is known of a peer is what it says now.
+    fn heard(&mut self, shared: &Shared, node: NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.hear(now);
+            self.publish(shared);
         }
     }
 

@@ -49,11 +49,18 @@ pub(crate) struct PeerStatus {
     pub(crate) newborn: bool,
     /// When this node last saw it come up, or heard of a new run.
     pub(crate) up_since: Option<Instant>,
-    /// When this node last heard what it keeps.
+    /// When this node last heard what it keeps, or that this is still so.
     pub(crate) heard: Option<Instant>,
 }
 
 impl PeerStatus {
+    /// Notes that the peer has just said what is known of it. One that serves nothing does not know yet what it keeps.
+    pub(super) fn hear(&mut self, now: Instant) {
+        if self.services.as_ref().is_some_and(|services| !services.is_empty()) {
+            self.heard = Some(now);
+        }
+    }
+
     fn serves(&self, service: u32) -> bool {
         self.services.as_ref().is_none_or(|services| services.contains(&service))
     }

@@ -106,3 +106,33 @@ fn a_node_that_only_hung_gets_what_it_missed_soon_after() {
     });
     assert_eq!(sim.panicked_work(), 0);
 }
+
+#[test]
+fn a_node_that_returns_to_a_cluster_where_nothing_happens_has_soon_caught_up() {
+    let sim = Sim::new(11);
+    let cluster = counters(&sim);
+    sim.run_until(async {
+        cluster.form().await;
+        sim.sleep(Duration::from_secs(70)).await;
+        cluster.kill(2);
+        sim.sleep(Duration::from_secs(10)).await;
+        cluster.restart(2);
+        cluster.node(2).await.serving().await.unwrap();
+        let returned = sim.elapsed();
+        let mut behind = true;
+        while behind {
+            sim.sleep(Duration::from_millis(100)).await;
+            let mut statuses = Vec::new();
+            for node in [0, 1, 2] {
+                statuses.push(cluster.node(node).await.status());
+            }
+            behind = statuses.iter().flat_map(|status| &status.members).any(|member| member.behind);
+        }
+        let after = sim.elapsed() - returned;
+        assert!(
+            after < Duration::from_secs(30),
+            "nobody keeps anything for it, which was known after {after:?}"
+        );
+    });
+    assert_eq!(sim.panicked_work(), 0);
+}
