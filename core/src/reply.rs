@@ -103,6 +103,17 @@ failure_codes! {
     Repeated = 19, "the request had been done before";
 }
 
+impl FailureCode {
+    /// Whether the request may have been done all the same.
+    #[must_use]
+    pub fn leaves_unknown(self) -> bool {
+        matches!(
+            self,
+            Self::Unknown | Self::Disconnected | Self::Dropped | Self::StoreFailed | Self::Panicked
+        )
+    }
+}
+
 /// Takes the answer to one request. Dropped unanswered, it answers [`FailureCode::Dropped`] at once.
 pub struct ReplyTo(Option<Box<dyn FnOnce(Outcome) + Send>>);
 

@@ -12,12 +12,13 @@ use rondel_proto::{frame::Head, id::NodeId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Asks the replicas of a key one after the other, best first, until one answers or the application refuses.
+/// Asks the replicas of a key one after the other, best first, until one answers or the application refuses. A message
+/// that writes is not asked of another once it may have been done.
 pub(super) async fn one(
     shared: &Arc<Shared>,
     plan: &Plan,
     service: usize,
-    message: u16,
+    (message, writes): (u16, bool),
     body: Bytes,
 ) -> Result<Bytes, RequestError> {
     let mut asking = Asking::new(shared, plan, service, message, body);
@@ -28,6 +29,9 @@ pub(super) async fn one(
             (_, Ok(reply)) => return Ok(reply),
             (_, Err(failure)) if failure.code == FailureCode::Refused => {
                 return Err(RequestError::of(failure));
+            }
+            (_, Err(failure)) if writes && failure.code.leaves_unknown() => {
+                return Err(RequestError::Unknown);
             }
             (_, Err(failure)) => last = failure,
         }

@@ -313,7 +313,7 @@ impl<V: Handle<M>, M: Message> IntoFuture for Request<V, One<M>> {
         Box::pin(async move {
             let plan = self.plan()?;
             let body = checked(self.kind.0.encode())?;
-            let asked = many::one(&self.service.shared, &plan, self.service.index, M::ID, body);
+            let asked = many::one(&self.service.shared, &plan, self.service.index, (M::ID, M::WRITE), body);
             Ok(decode::<M::Reply>(self.timed(asked).await?)?.to_owned())
         })
     }

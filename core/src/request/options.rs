@@ -257,14 +257,7 @@ impl RequestError {
 
     /// What a coordinator's failure means for an update: whether it was done may be unknown.
     pub(crate) fn of_update(failure: Failure) -> Self {
-        match failure.code {
-            FailureCode::Unknown
-            | FailureCode::Disconnected
-            | FailureCode::Dropped
-            | FailureCode::StoreFailed
-            | FailureCode::Panicked => Self::Unknown,
-            _ => Self::of(failure),
-        }
+        if failure.code.leaves_unknown() { Self::Unknown } else { Self::of(failure) }
     }
 
     /// The error as a coordinator tells it to the edge.

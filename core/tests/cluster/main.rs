@@ -1,5 +1,6 @@
 //! Whole nodes in simulation, with the smallest application there is: a counter table.
 
 mod counter;
+mod messages;
 mod single;
 mod three;
