@@ -9,7 +9,9 @@ use super::ledger::SlotOf;
 use crate::{
     mutant::Mutant,
     node::{Outgoing, Outlook, Shared},
+    quorum::{Quorum, ReadRule},
     reply::{Outcome, ReplyTo},
+    request::read::{self, ReadSpec},
     ring::{Occupant, Partition},
     store::{
         RangeQuery, RowKey, StoreError, TableId,
@@ -295,7 +297,26 @@ impl Walk {
             crate::store::Peek::Known(bytes) => bytes?,
             crate::store::Peek::Unknown => store.read(vec![at.clone()]).await.ok()?.pop()??,
         };
-        self.decode(at, &bytes)
+        match self.decode(at, &bytes) {
+            Some(copy) => Some(copy),
+            None => self.copy_of_others(at).await,
+        }
+    }
+
+    /// What other replicas hold of an item that can't be read here: its hint would stand for ever for want of it. The
+    /// read brings this node's own row up to it as well, if it owns one.
+    async fn copy_of_others(&self, at: &RowKey) -> Option<Copy> {
+        let n = self.topology.replicas();
+        let spec = ReadSpec {
+            service: self.service,
+            at: at.clone(),
+            quorum: Quorum::majority(n),
+            rule: ReadRule { notfound_ok: true, basic_quorum: false },
+            deadline: self.shared.env.now() + DELIVERY_DEADLINE,
+        };
+        let item = read::read(&self.shared, &self.topology, spec).await.ok()?.item?;
+        let digest = (self.shared.host.services[self.service].digest)(&at.key, &item).ok()?;
+        Some(Copy { n, item, digest })
     }
 
     fn decode(&self, at: &RowKey, bytes: &Bytes) -> Option<Copy> {

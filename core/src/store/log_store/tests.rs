@@ -117,6 +117,7 @@ fn each_broken_rule_is_caught() {
         Mutant::UnsealedGroup,
         Mutant::EarlyTrim,
         Mutant::EarlyReply,
+        Mutant::SkippedSync,
         Mutant::UnmarkedFlush,
         Mutant::ForgottenFilter,
     ] {
