@@ -116,8 +116,8 @@ impl SimDisk {
         flipped
     }
 
-    /// Flips one bit wherever these bytes stand in the files whose path passes the filter. Gives how many places that
-    /// were.
+    /// Flips one bit wherever these bytes, at least eight, stand in the files whose path passes the filter. Gives how
+    /// many places that were.
     pub fn flip_bits_of(&self, bytes: &[u8], filter: impl Fn(&Path) -> bool) -> usize {
         let flipped = lock(&self.0.state).flip_bits_of(bytes, filter);
         self.fault("flip bits", flipped as u64);

@@ -436,7 +436,7 @@ impl State {
         let files: Vec<u64> =
             self.names.iter().filter(|(path, _)| filter(path)).map(|(_, file)| *file).collect();
         let mut flipped = 0;
-        for file in files.into_iter().filter(|_| !bytes.is_empty()) {
+        for file in files {
             for first in self.content(file).seen.places_of(bytes) {
                 let offset = first + self.rng.index(bytes.len());
                 let bit = self.rng.u64().to_le_bytes()[0];

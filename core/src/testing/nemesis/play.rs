@@ -144,7 +144,7 @@ impl Play<'_> {
             let RowKind::Item { row: Ok(Row { body: Body::Item(item), .. }), .. } = row.kind else {
                 continue;
             };
-            rotten += u32::from(control.disk(node).flip_bits_of(&item, is_of_store) > 0);
+            rotten += u32::from(control.disk(node).flip_bits_of(&item, is_of_tables) > 0);
             if rotten == items {
                 return;
             }
@@ -255,8 +255,13 @@ fn thousandths(number: u32) -> f64 {
     f64::from(number) / 1000.0
 }
 
+/// Whether a file is one of a node's store: the log's are in a directory of their own.
 fn is_of_store(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("store"))
+    path.iter().any(|part| part.to_string_lossy().starts_with("store"))
+}
+
+fn is_of_tables(path: &Path) -> bool {
+    is_of_store(path) && !path.iter().any(|part| part == "log")
 }
 
 #[cfg(test)]
