@@ -5,12 +5,13 @@ use futures_util::{Stream, StreamExt};
 use rondel_core::{
     mutant::Mutants,
     node::{Builder, NodeConfig},
-    proto::id::RequestId,
-    testing::{Shape, Sim, TestCluster},
+    proto::{Msg, id::RequestId},
+    store::row::Body,
+    testing::{RowKind, Shape, Sim, TestCluster},
 };
 use rondel_kv::{
-    Bucket, Client, Config, Content, Fetched, GetError, GetOptions, KvVnode, ListError, PutError, PutOptions,
-    Stored, VnodeConfig,
+    Bucket, Client, Config, Content, Fetched, GetError, GetOptions, KvVnode, ListError, Need, Object,
+    PutError, PutOptions, Sibling, Stored, VnodeConfig, view,
 };
 use std::{future::Future, ops::Deref, pin::pin, time::Duration};
 
@@ -81,6 +82,29 @@ pub(crate) async fn put(client: &Client, text: &str, read: Option<&Fetched>) -> 
     client.put(&bucket(), Some(b"k"), Content::text(text), options).await
 }
 
+/// Writes a text once, however that ends.
+pub(crate) async fn try_put(client: &Client, text: &str) -> bool {
+    put(client, text, None).await.is_ok()
+}
+
+/// What all owners together hold.
+pub(crate) async fn all_texts(nodes: &Nodes) -> Vec<String> {
+    let all = GetOptions { r: Some(Need::All), ..GetOptions::default() };
+    let read = nodes.client(0).await.get(&bucket(), b"k", all).await.unwrap();
+    texts(read.as_ref())
+}
+
+/// What a node holds by itself: whatever the others hold, nobody is asked.
+pub(crate) async fn alone_texts(nodes: &Nodes, node: u32) -> Vec<String> {
+    let rows = nodes.rows(node).await.unwrap();
+    let item = rows.into_iter().filter(|row| row.key.ends_with(b"k")).find_map(|row| match row.kind {
+        RowKind::Item { row: Ok(row), .. } => Some(row.body),
+        _ => None,
+    });
+    let Some(Body::Item(item)) = item else { return Vec::new() };
+    texts_of(&view(&Msg::<Object>::from_bytes(item).unwrap(), 0))
+}
+
 pub(crate) async fn get(client: &Client) -> Option<Fetched> {
     client.get(&bucket(), b"k", GetOptions::default()).await.unwrap()
 }
@@ -116,7 +140,10 @@ pub(crate) async fn insist(nodes: &Nodes, client: &Client, text: &str, read: Opt
 
 /// The values that are there, sorted; a tombstone is `-`.
 pub(crate) fn texts(fetched: Option<&Fetched>) -> Vec<String> {
-    let siblings = fetched.map(|fetched| &fetched.siblings[..]).unwrap_or_default();
+    texts_of(fetched.map(|fetched| &fetched.siblings[..]).unwrap_or_default())
+}
+
+fn texts_of(siblings: &[Sibling]) -> Vec<String> {
     let text = |content: &Content| String::from_utf8(content.value.clone()).unwrap();
     let mut texts: Vec<_> = siblings
         .iter()

@@ -4,5 +4,6 @@
 
 mod causality;
 mod harness;
+mod schedules;
 mod single;
 mod three;

@@ -1,0 +1,253 @@
+//! The schedules that a rule is there for, one by one: each keeps everything that was acknowledged, and loses some of it
+//! as soon as its rule is broken. The random faults of `cargo xtask sim` meet them only by chance.
+
+use crate::harness::{Nodes, all_texts, alone_texts, bucket, get, insist, put, texts, try_put, with_mutants};
+use rondel_core::{
+    mutant::{Mutant, Mutants},
+    ring::position_of,
+    store::row::Body,
+    testing::{CrashMode, Link, RowKind},
+};
+use rondel_kv::{Content, GetOptions, Need, PutOptions};
+use std::time::Duration;
+
+/// Longer than it takes to give up a node that is not heard.
+const GIVEN_UP: Duration = Duration::from_secs(12);
+
+/// What a schedule leaves, with all rules and with one of them broken.
+fn outcomes<F: Future<Output = Vec<String>>>(
+    nodes: u32,
+    broken: Mutant,
+    schedule: impl Fn(Nodes) -> F,
+) -> [Vec<String>; 2] {
+    [Mutants::default(), Mutants::only(broken)].map(|mutants| {
+        let mut left = Vec::new();
+        with_mutants(51, nodes, mutants, |nodes| async { left = schedule(nodes).await });
+        left
+    })
+}
+
+/// A node that owns no slot of the key.
+async fn outsider(nodes: &Nodes) -> u32 {
+    let bucket = bucket();
+    let position = position_of(&[bucket.kind(), bucket.name(), b"k"]);
+    let owners = nodes.node(0).await.owners_of(position);
+    let outside = |node: &u32| !owners.contains(&nodes.running(*node).unwrap().node());
+    nodes.nodes().into_iter().find(outside).unwrap()
+}
+
+fn others(nodes: &Nodes, node: u32) -> Vec<u32> {
+    nodes.nodes().into_iter().filter(|other| *other != node).collect()
+}
+
+/// Lets a node write alone, as a stand-in for everybody else.
+async fn write_alone(nodes: &Nodes, node: u32, text: &str) {
+    nodes.partition(&[&[node], &others(nodes, node)]);
+    nodes.control().sleep(GIVEN_UP).await;
+    put(&nodes.client(node).await, text, None).await.unwrap();
+    nodes.heal();
+}
+
+/// The node coordinates, hands its copy back, forgets it, and coordinates again: its new dot must not claim the old one.
+async fn a_stand_in_drains_and_writes_blindly(nodes: Nodes) -> Vec<String> {
+    let outsider = outsider(&nodes).await;
+    for text in ["a", "b"] {
+        write_alone(&nodes, outsider, text).await;
+        nodes.come_to_rest().await;
+    }
+    all_texts(&nodes).await
+}
+
+#[test]
+fn a_row_that_was_handed_back_begins_a_birth() {
+    let [kept, broken] = outcomes(4, Mutant::NoBirth, a_stand_in_drains_and_writes_blindly);
+    assert_eq!((kept, broken), (vec!["a".into(), "b".into()], vec!["b".into()]));
+}
+
+#[test]
+fn mine_goes_with_its_row() {
+    let [kept, broken] = outcomes(4, Mutant::KeepMine, a_stand_in_drains_and_writes_blindly);
+    assert_eq!((kept, broken), (vec!["a".into(), "b".into()], vec!["b".into()]));
+}
+
+/// The power goes after the item was sent to the others and before it was synced here: what the others acknowledged is
+/// nothing that this store remembers.
+#[test]
+fn a_store_that_was_opened_anew_has_an_incarnation_of_its_own() {
+    let [kept, broken] = outcomes(3, Mutant::KeepIncarnation, |nodes| async move {
+        nodes.control().disk(0).set_slowness(4_000.0);
+        put(&nodes.client(0).await, "a", None).await.unwrap();
+        nodes.crash(0, CrashMode::LoseAll);
+        nodes.control().disk(0).set_slowness(1.0);
+        nodes.control().sleep(GIVEN_UP).await;
+        nodes.partition(&[&[0], &[1, 2]]);
+        nodes.start(0);
+        // Nobody has told it yet of what it has lost.
+        let _ = try_put(&nodes.client(0).await, "b").await;
+        nodes.heal();
+        nodes.come_to_rest().await;
+        all_texts(&nodes).await
+    });
+    assert_eq!(kept, ["a", "b"]);
+    assert_ne!(broken, ["a", "b"]);
+}
+
+/// Two replicas that hold the same copy write without hearing of each other.
+#[test]
+fn an_absorbed_copy_does_not_bring_the_senders_mine() {
+    let [kept, broken] = outcomes(3, Mutant::AbsorbMine, |nodes| async move {
+        let [one, two] = [nodes.client(0).await, nodes.client(1).await];
+        // What else the second has written puts its numbers ahead of the first's.
+        for number in 0..9 {
+            let (key, content) = (format!("other-{number}"), Content::text("-"));
+            two.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await.unwrap();
+        }
+        put(&one, "a", None).await.unwrap();
+        nodes.partition(&[&[0], &[1, 2]]);
+        let _ = try_put(&two, "c").await;
+        insist(&nodes, &one, "b", None).await;
+        nodes.heal();
+        nodes.come_to_rest().await;
+        all_texts(&nodes).await
+    });
+    assert_eq!(kept, ["a", "b", "c"]);
+    assert_ne!(broken, ["a", "b", "c"]);
+}
+
+/// The coordinator has not seen what the client has: the client's context supersedes it all the same.
+#[test]
+fn what_a_client_has_seen_is_superseded_where_the_coordinator_has_not_seen_it() {
+    with_mutants(52, 3, Mutants::default(), |nodes| async move {
+        let [one, three] = [nodes.client(0).await, nodes.client(2).await];
+        nodes.partition(&[&[0, 1], &[2]]);
+        insist(&nodes, &one, "a", None).await;
+        let read = get(&one).await.unwrap();
+        insist(&nodes, &three, "b", Some(&read)).await;
+        nodes.heal();
+        nodes.come_to_rest().await;
+        assert_eq!(all_texts(&nodes).await, ["b"]);
+    });
+}
+
+/// The owner that is asked can't read its row: it may not write on it as if it were empty.
+#[test]
+fn a_row_that_rots_is_not_written_on_until_it_is_filled() {
+    with_mutants(53, 3, Mutants::default(), |nodes| async move {
+        put(&nodes.client(0).await, "a", None).await.unwrap();
+        nodes.come_to_rest().await;
+        rot(&nodes, 0).await;
+        for text in ["b", "c"] {
+            insist(&nodes, &nodes.client(0).await, text, None).await;
+        }
+        nodes.come_to_rest().await;
+        for node in nodes.nodes() {
+            assert_eq!(alone_texts(&nodes, node).await, ["a", "b", "c"], "node {node}");
+        }
+    });
+}
+
+/// The item rots on the only node that has a hint for it. Its place gets what the others have.
+#[test]
+fn a_hint_whose_item_rots_is_not_kept_for_ever() {
+    with_mutants(54, 3, Mutants::default(), |nodes| async move {
+        nodes.kill(2);
+        nodes.control().sleep(GIVEN_UP).await;
+        put(&nodes.client(0).await, "a", None).await.unwrap();
+        let mut holder = 0;
+        for node in [0, 1] {
+            let rows = nodes.rows(node).await.unwrap();
+            if rows.iter().any(|row| matches!(row.kind, RowKind::Hint { .. })) {
+                holder = node;
+            }
+        }
+        rot(&nodes, holder).await;
+        nodes.start(2);
+        nodes.come_to_rest().await;
+        assert_eq!(alone_texts(&nodes, 2).await, ["a"]);
+    });
+}
+
+/// Lets what a node's tables hold of the key rot. Its log has it no more, and its memory is that of a new process.
+async fn rot(nodes: &Nodes, node: u32) {
+    nodes.restart(node);
+    nodes.client(node).await;
+    let rows = nodes.rows(node).await.unwrap();
+    let items = rows.into_iter().filter_map(|row| match row.kind {
+        RowKind::Item { row: Ok(row), .. } => Some(row.body),
+        _ => None,
+    });
+    nodes.kill(node);
+    for body in items {
+        let Body::Item(item) = body else { continue };
+        let of_tables = |path: &std::path::Path| path.extension().is_some_and(|end| end == "redb");
+        assert!(nodes.control().disk(node).flip_bits_of(&item, of_tables) > 0, "it is in the tables");
+    }
+    nodes.start(node);
+    nodes.client(node).await;
+}
+
+/// The owner comes back for a moment, and loses its power while it takes what it has missed.
+#[test]
+fn a_hint_stays_while_its_owner_has_not_made_its_item_durable() {
+    let [kept, broken] = outcomes(3, Mutant::AcknowledgeBeforeDurable, |nodes| async move {
+        nodes.kill(2);
+        nodes.control().sleep(GIVEN_UP).await;
+        put(&nodes.client(0).await, "a", None).await.unwrap();
+        nodes.start(2);
+        nodes.client(2).await;
+        // What it writes next is the item that it has missed.
+        nodes.control().cut_power_after(2, 0, CrashMode::LoseAll);
+        nodes.control().sleep(GIVEN_UP).await;
+        assert!(!nodes.control().is_running(2));
+        nodes.start(2);
+        nodes.come_to_rest().await;
+        alone_texts(&nodes, 2).await
+    });
+    assert_eq!((kept, broken), (vec!["a".into()], vec![]));
+}
+
+/// A node that owns no slot wrote alone; then one owner is down, and it must not forget its copy before that one has it.
+#[test]
+fn a_stray_copy_stays_until_every_owner_has_it() {
+    let [kept, broken] = outcomes(4, Mutant::DropStrayUnlicensed, |nodes| async move {
+        let outsider = outsider(&nodes).await;
+        let owners = others(&nodes, outsider);
+        let [first, .., last] = owners[..] else { unreachable!("three own the key") };
+        nodes.partition(&[&[outsider], &owners]);
+        nodes.control().sleep(GIVEN_UP).await;
+        put(&nodes.client(outsider).await, "a", None).await.unwrap();
+        nodes.kill(last);
+        nodes.heal();
+        nodes.control().sleep(Duration::from_secs(30)).await;
+        nodes.start(last);
+        nodes.client(last).await;
+        // Nobody else brings it: the other owners have no hint for it.
+        nodes.control().sleep(Duration::from_secs(30)).await;
+        let mut left = alone_texts(&nodes, last).await;
+        left.extend(alone_texts(&nodes, first).await);
+        left
+    });
+    assert_eq!(kept, ["a", "a"]);
+    assert_ne!(broken, ["a", "a"]);
+}
+
+/// The only copy of an acknowledged write is large and slow to come; its digest comes at once, and disagrees.
+#[test]
+fn a_read_waits_for_an_item_that_is_known_to_differ() {
+    let [kept, broken] = outcomes(3, Mutant::IgnoreDigests, |nodes| async move {
+        put(&nodes.client(0).await, "a", None).await.unwrap();
+        nodes.come_to_rest().await;
+        let narrow = Link { bandwidth: Some(200_000), ..Link::default() };
+        for other in [0, 2] {
+            nodes.control().net().set_link(1, other, narrow.clone());
+        }
+        let one = Some(Need::Count(1));
+        let one = PutOptions { w: one, dw: one, ..PutOptions::default() };
+        let content = Content::text("b".repeat(1 << 20));
+        nodes.client(1).await.put(&bucket(), Some(b"k"), content, one).await.unwrap();
+        let all = GetOptions { r: Some(Need::All), pr: Some(Need::All), ..GetOptions::default() };
+        let read = nodes.client(0).await.get(&bucket(), b"k", all).await.unwrap();
+        texts(read.as_ref()).into_iter().map(|text| text[..1].to_owned()).collect()
+    });
+    assert_eq!((kept, broken), (vec!["a".into(), "b".into()], vec!["a".into()]));
+}
