@@ -89,8 +89,10 @@ struct Write<'a> {
     copies: u8,
     owners: u8,
     began: Duration,
-    /// When it was first acknowledged.
+    /// When it was first acknowledged, by a try that began when, at which node.
     acknowledged: Option<Duration>,
+    tried: Duration,
+    node: u32,
     /// Whether it may have been done.
     possible: bool,
 }
@@ -107,12 +109,15 @@ impl<'a> Story<'a> {
                 owners: *owners,
                 began: operation.began,
                 acknowledged: None,
+                tried: operation.began,
+                node: operation.node,
                 possible: false,
             });
             write.possible |= !matches!(operation.outcome, Outcome::NotDone(_));
             write.began = write.began.min(operation.began);
-            if operation.is_done() {
-                write.acknowledged = write.acknowledged.or(Some(operation.ended));
+            if operation.is_done() && write.acknowledged.is_none() {
+                write.acknowledged = Some(operation.ended);
+                (write.tried, write.node) = (operation.began, operation.node);
             }
         }
         Self { writes }
@@ -215,13 +220,23 @@ fn quorums_are_honest(evidence: &Evidence<'_>, _: &Story<'_>) -> Vec<Violation> 
     violations
 }
 
-/// The nodes that served at some moment of a time; a moment more on both sides, since the watch looks now and then.
+/// The watch looks only now and then: what it notes may have been so for a moment.
+const MARGIN: Duration = Duration::from_millis(20);
+
+/// The nodes that served at some moment of a time, or a moment before or after it.
 fn served_within(watch: &Watch, from: Duration, to: Duration) -> BTreeSet<u32> {
-    const MARGIN: Duration = Duration::from_millis(20);
     let (from, to) = (from.saturating_sub(MARGIN), to + MARGIN);
     let ends = watch.iter().skip(1).map(|(at, _)| *at).chain([Duration::MAX]);
     let spans = watch.iter().zip(ends).filter(|((began, _), ended)| *began <= to && *ended >= from);
     spans.flat_map(|((_, serving), _)| serving.iter().copied()).collect()
+}
+
+/// Whether a node served at every moment of a time, and a moment more on both sides.
+fn served_throughout(watch: &Watch, node: u32, from: Duration, to: Duration) -> bool {
+    let ends = watch.iter().skip(1).map(|(at, _)| *at).chain([Duration::MAX]);
+    let within = |began, ended| began <= to + MARGIN && ended >= from.saturating_sub(MARGIN);
+    let mut spans = watch.iter().zip(ends).filter(|((began, _), ended)| within(*began, *ended));
+    spans.all(|((_, serving), _)| serving.contains(&node))
 }
 
 /// A read that was answered by an owner that had acknowledged a write tells of that write: where the owners of both
@@ -259,33 +274,44 @@ fn quorums_overlap(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation>
 fn overlooked(plan: &Plan) -> Option<u8> {
     let destroying = || plan.schedule.0.iter().filter(|fault| fault.kind.destroys().is_some());
     let only_items = destroying().all(|fault| matches!(fault.kind, FaultKind::RotItems { .. }));
-    let all_own_all = plan.shape.nodes == u32::from(plan.shape.replicas);
     match destroying().next() {
         None => Some(0),
-        Some(_) if only_items && all_own_all => Some(plan.shape.replicas),
+        Some(_) if only_items && all_own_all(plan) => Some(plan.shape.replicas),
         Some(_) => None,
     }
 }
 
-/// After its acknowledgement, what a write still lacks is brought to its place: no reader has to do that.
-const HANDED_OVER: Duration = Duration::from_secs(10);
+fn all_own_all(plan: &Plan) -> bool {
+    plan.shape.nodes == u32::from(plan.shape.replicas)
+}
+
+/// So long after its acknowledgement, every place that lacks a write has a hint that says so.
+const REST: Duration = Duration::from_secs(10);
 
 /// Once all is at rest every owner has every acknowledged write, read or unread: it was told of it at once, or by a
-/// hint. Not if a node was stopped with the rest of a write still to be done.
+/// hint. Not if the coordinator may have been stopped with the rest of the write still to be done.
 fn hints_come_home(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation> {
     let mut violations = Vec::new();
     if !evidence.plan.schedule.destroys().is_empty() || evidence.handed_over.is_empty() {
         return violations;
     }
+    // A coordinator that stands still goes on later.
+    let pauses =
+        evidence.plan.schedule.0.iter().filter(|fault| matches!(fault.kind, FaultKind::Pause { .. }));
+    let rest = REST + pauses.map(|fault| fault.lasts).sum::<Duration>();
     let mut held: BTreeMap<(Key, u32), BTreeSet<WriteId>> = BTreeMap::new();
     for row in evidence.handed_over.iter().filter(|row| row.kept == Kept::Owned) {
         held.insert((row.key, row.node), story.told_by(ids(&row.siblings)));
     }
     for (id, write) in &story.writes {
         let Some(at) = write.acknowledged else { continue };
-        let stopped =
-            |(when, _): &&(Duration, BTreeSet<u32>)| *when >= write.began && *when <= at + HANDED_OVER;
-        if evidence.watch.iter().any(|change| stopped(&change)) {
+        let through = |node: &u32| served_throughout(evidence.watch, *node, write.tried, at + rest);
+        // An owner that is asked coordinates; who is no owner asks one of them.
+        let coordinated = match all_own_all(evidence.plan) {
+            true => through(&write.node),
+            false => (0..evidence.plan.shape.nodes).all(|node| through(&node)),
+        };
+        if !coordinated {
             continue;
         }
         for owner in evidence.owners.get(&write.key).into_iter().flatten() {

@@ -34,9 +34,13 @@ impl Record {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).operations.push(operation);
     }
 
-    fn new_write(&self) -> WriteId {
+    /// The number of a write: of one whose value is small, where many of them come together.
+    fn new_write(&self, small: bool) -> WriteId {
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         book.writes += 1;
+        if value::is_small(book.writes) != small {
+            book.writes += 1;
+        }
         book.writes
     }
 
@@ -66,7 +70,7 @@ pub(crate) fn key_bytes(key: Key) -> Vec<u8> {
 }
 
 /// With more siblings than this a client makes one of them.
-const JOURNAL_SIBLINGS_MAX: usize = 16;
+const JOURNAL_SIBLINGS_MAX: usize = 40;
 
 /// One client.
 pub(crate) struct Worker {
@@ -189,8 +193,13 @@ impl Worker {
     }
 
     async fn read(&mut self, key: Key) {
-        let owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
-        let r = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
+        let (mut owners, mut r) = (0, Need::Quorum);
+        if self.rng.chance(self.plan.one_for_all) {
+            (owners, r) = (1, Need::Count(1));
+        } else if !self.rng.chance(self.plan.plain) {
+            owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
+            r = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
+        }
         let options = GetOptions {
             r: Some(r),
             pr: Some(Need::Count(owners)),
@@ -231,10 +240,15 @@ impl Worker {
             true => (Context::default(), Vec::new()),
             false => self.known.get(&key).cloned().unwrap_or_default(),
         };
-        let owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
-        let confirms = [0, 0, 2, 3][self.rng.index(4)];
-        let w = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
-        let id = self.record.new_write();
+        let (mut owners, mut confirms, mut w) = (0, 0, Need::Quorum);
+        if self.rng.chance(self.plan.one_for_all) {
+            owners = 3;
+        } else if !self.rng.chance(self.plan.plain) {
+            owners = [0, 0, 0, 1, 2, 2, 3][self.rng.index(7)];
+            confirms = [0, 0, 2, 3][self.rng.index(4)];
+            w = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
+        }
+        let id = self.record.new_write(key >= self.plan.journal_key(0));
         let options = PutOptions {
             context: context.0.clone(),
             w: Some(w),

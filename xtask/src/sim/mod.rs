@@ -11,6 +11,7 @@ mod log;
 mod plan;
 mod run;
 mod sweep;
+mod theme;
 mod value;
 
 use crate::cargo::{cargo, run as run_cargo};

@@ -1,11 +1,12 @@
 //! What a seed draws: the cluster, its links, the faults, and what the clients do.
 
+use super::theme;
 use rondel_core::{
     env::Rng,
     ring::Bits,
     testing::{
-        CrashMode, Link, Shape,
-        nemesis::{Draw, Fault, FaultKind, Schedule},
+        Link, Shape,
+        nemesis::{Draw, Schedule},
     },
 };
 use std::{fmt, time::Duration};
@@ -34,6 +35,10 @@ pub(crate) struct Plan {
     pub(crate) journal_share: f64,
     /// How likely a client asks its own node rather than any.
     pub(crate) loyalty: f64,
+    /// How likely an operation asks for nothing but a quorum.
+    pub(crate) plain: f64,
+    /// How likely a write asks for all owners, and a read for one: the read tells of the write.
+    pub(crate) one_for_all: f64,
     /// A client waits up to so long between two operations.
     pub(crate) pause_max: Duration,
     /// Bytes of rows that a store keeps in memory: little makes it read its disk.
@@ -41,7 +46,11 @@ pub(crate) struct Plan {
     /// Bytes of rows from which on a store moves them into its tables, and of a segment of its log.
     pub(crate) backlog_bytes: u64,
     pub(crate) segment_bytes: u64,
+    /// Bytes of pages that its tables keep in memory.
+    pub(crate) page_cache_bytes: usize,
     pub(crate) schedule: Schedule,
+    /// What the trouble is about, if it is about anything.
+    pub(crate) theme: &'static str,
 }
 
 /// How likely each operation is: what is left are reads.
@@ -87,9 +96,12 @@ impl Plan {
             loyalty: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
             backlog_bytes: [128 << 20, 1 << 20, 256 << 10][rng.index(3)],
             segment_bytes: [32 << 20, 256 << 10][rng.index(2)],
+            page_cache_bytes: 1 << 20,
+            theme: "",
+            one_for_all: [0.0, 0.0, 0.3][rng.index(3)],
+            plain: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
         };
-        plan.schedule.0.extend(theme(&mut rng, &plan));
-        plan.schedule.0.sort_by_key(|fault| fault.at);
+        theme::add(&mut plan, &mut rng);
         plan
     }
 
@@ -117,73 +129,12 @@ impl Plan {
     }
 }
 
-/// Faults that mean little one by one, and that a draw of one by one rarely brings together.
-fn theme(rng: &mut Rng, plan: &Plan) -> Vec<Fault> {
-    let nodes = plan.shape.nodes;
-    let node = small(rng, nodes);
-    // Where all nodes own all keys, a read of one owner that had a write tells of it, whatever rots elsewhere.
-    let rots = plan.schedule.destroys().is_empty() && nodes == 3 && rng.chance(0.5);
-    let mut faults = match rng.below(8) {
-        0..3 => secluded(rng, node),
-        3 => slow_and_dark(rng, nodes),
-        4 => in_and_out(rng, nodes),
-        _ => Vec::new(),
-    };
-    if rots {
-        let rotting = |at| fault(at, 100, FaultKind::RotItems { node, items: 10 });
-        faults.extend((1..8).map(|time| rotting(time * 6_000 + rng.below(3_000))));
-    }
-    faults
-}
-
-/// One node stands alone again and again, and in between gives back what it took.
-fn secluded(rng: &mut Rng, node: u32) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut at = rng.below(4_000);
-    while at < 48_000 {
-        // It takes some seconds to give up all others, and some more to hand back what they lack.
-        let alone = 9_000 + rng.below(4_000);
-        faults.push(fault(at, alone, FaultKind::Isolate { node }));
-        at += alone + 6_000 + rng.below(3_000);
-    }
-    faults
-}
-
-/// All disks are slow, and while syncs are under way the power goes everywhere.
-fn slow_and_dark(rng: &mut Rng, nodes: u32) -> Vec<Fault> {
-    let factor = 20 + small(rng, 100);
-    let mut faults = Vec::new();
-    for time in 0..4 {
-        let at = time * 14_000 + rng.below(3_000);
-        faults.extend((0..nodes).map(|node| fault(at, 9_000, FaultKind::Slow { node, factor })));
-        let mode = CrashMode::ALL[rng.index(CrashMode::ALL.len())];
-        faults.push(fault(at + 1_000 + rng.below(7_000), 500, FaultKind::Blackout { mode }));
-    }
-    faults
-}
-
-/// Nodes are gone for a moment, one after the other.
-fn in_and_out(rng: &mut Rng, nodes: u32) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let mut at = rng.below(3_000);
-    while at < 55_000 {
-        let gone = 200 + rng.below(2_500);
-        faults.push(fault(at, gone, FaultKind::Kill { node: small(rng, nodes) }));
-        at += gone + rng.below(4_000);
-    }
-    faults
-}
-
-fn fault(at_ms: u64, lasts_ms: u64, kind: FaultKind) -> Fault {
-    Fault { at: Duration::from_millis(at_ms), lasts: Duration::from_millis(lasts_ms), kind }
+pub(super) fn small(rng: &mut Rng, bound: u32) -> u32 {
+    u32::try_from(rng.below(u64::from(bound))).unwrap_or_default()
 }
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
-}
-
-fn small(rng: &mut Rng, bound: u32) -> u32 {
-    u32::try_from(rng.below(u64::from(bound))).unwrap_or_default()
 }
 
 fn link(rng: &mut Rng) -> Link {
@@ -204,6 +155,7 @@ impl fmt::Display for Plan {
         let Self { seed, shape, clients, keys_hot, keys_cold, .. } = self;
         write!(out, "seed {seed}: {} nodes, {} partitions, ", shape.nodes, shape.bits.count())?;
         write!(out, "{clients} clients, {keys_hot} hot and {keys_cold} cold keys, ")?;
-        write!(out, "{} faults", self.schedule.0.len())
+        write!(out, "{} faults", self.schedule.0.len())?;
+        if self.theme.is_empty() { Ok(()) } else { write!(out, ": {}", self.theme) }
     }
 }

@@ -87,7 +87,7 @@ struct Run {
 
 impl Run {
     fn new(sim: &Sim, plan: &Plan, mutants: Mutants, record: &Record) -> Self {
-        let Plan { cache_bytes, backlog_bytes, segment_bytes, .. } = *plan;
+        let Plan { cache_bytes, page_cache_bytes, backlog_bytes, segment_bytes, .. } = *plan;
         let cluster = TestCluster::with_config(
             sim,
             plan.shape,
@@ -95,7 +95,7 @@ impl Run {
             move |_, config| {
                 config.mutants = mutants;
                 config.store.cache_bytes = cache_bytes;
-                config.store.page_cache_bytes = 1 << 20;
+                config.store.page_cache_bytes = page_cache_bytes;
                 // Now and then dense enough to be wrong.
                 config.store.filter_bytes = 4 << 10;
                 config.store.backlog_bytes_max = backlog_bytes;

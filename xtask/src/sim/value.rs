@@ -18,9 +18,15 @@ pub(crate) fn content(id: WriteId, deletes: bool) -> Content {
     Content { value: value(id), ..Content::default() }
 }
 
+/// Whether the value of a write is small in any case.
+pub(crate) fn is_small(id: WriteId) -> bool {
+    id.is_multiple_of(2)
+}
+
 fn value(id: WriteId) -> Vec<u8> {
     let mut rng = Rng::from_seed(u64::from(id));
     let len = match rng.below(20) {
+        _ if is_small(id) => rng.index(40),
         0 => 8_192 + rng.index(65_536),
         1..4 => 1_024,
         _ => rng.index(200),

@@ -1,0 +1,99 @@
+//! Troubles of a kind: faults that mean little one by one and that a draw of one by one rarely brings together, with
+//! clients that notice them. More than half of all seeds have one.
+
+use super::plan::{Mix, Plan, small};
+use rondel_core::{
+    env::Rng,
+    testing::{
+        CrashMode,
+        nemesis::{Fault, FaultKind},
+    },
+};
+use std::time::Duration;
+
+/// Adds a theme to what a seed has drawn, or none.
+pub(super) fn add(plan: &mut Plan, rng: &mut Rng) {
+    let (theme, happens): (_, fn(&mut Plan, &mut Rng)) = match rng.below(12) {
+        0 | 1 => ("a node stands alone again and again", secluded),
+        2 => ("the power goes while disks are slow", slow_and_dark),
+        3 | 4 => ("one slow node does not hear another", deaf),
+        5 => ("items rot", items_rotting),
+        _ => return,
+    };
+    plan.theme = theme;
+    happens(plan, rng);
+    plan.schedule.0.sort_by_key(|fault| fault.at);
+}
+
+/// A node that has many clients of its own stands alone again and again, and in between gives back what it took. It
+/// owns little of that: the cluster is larger than the number of copies. Nothing else keeps it from giving it back.
+fn secluded(plan: &mut Plan, rng: &mut Rng) {
+    plan.schedule.0.clear();
+    plan.shape.nodes = plan.shape.nodes.max(5);
+    plan.clients = plan.clients.max(4);
+    (plan.loyalty, plan.plain) = (0.9, 0.9);
+    (plan.journals, plan.journal_share) = (24, 0.7);
+    plan.pause_max = plan.pause_max.min(Duration::from_millis(150));
+    let node = small(rng, 2);
+    let mut at = rng.below(3_000);
+    while at < 46_000 {
+        // It takes some seconds to give up all others, and some more to hand back what they lack.
+        let alone = 10_000 + rng.below(3_000);
+        plan.schedule.0.push(fault(at, alone, FaultKind::Isolate { node }));
+        at += alone + 7_000 + rng.below(2_000);
+    }
+}
+
+/// All disks are slow, and while syncs are under way the power goes everywhere.
+fn slow_and_dark(plan: &mut Plan, rng: &mut Rng) {
+    for time in 0..4 {
+        let at = time * 14_000 + rng.below(3_000);
+        slow_disks(plan, at, 9_000, 150 + small(rng, 300));
+        let mode = CrashMode::ALL[rng.index(CrashMode::ALL.len())];
+        plan.schedule.0.push(fault(at + 2_000 + rng.below(6_000), 500, FaultKind::Blackout { mode }));
+    }
+}
+
+/// Three nodes with slow disks, of which one does not hear another: what that one writes comes by way of the third, which
+/// is at it for long while more is written. Nothing else mends what is left out: no key is written for long, or read.
+fn deaf(plan: &mut Plan, rng: &mut Rng) {
+    alone(plan);
+    plan.heat_lasts = Duration::from_secs(2);
+    (plan.heat, plan.plain, plan.loyalty, plan.journals) = (0.9, 0.9, 0.9, 0);
+    plan.mix = Mix { modify: 0.05, blind: 0.9, delete: 0.0 };
+    plan.pause_max = plan.pause_max.min(Duration::from_millis(100));
+    slow_disks(plan, 0, 60_000, 100 + small(rng, 200));
+    for time in 0..3 {
+        let (from, lasts) = (small(rng, 3), 14_000 + rng.below(4_000));
+        let to = (from + 1 + small(rng, 2)) % 3;
+        plan.schedule.0.push(fault(time * 19_000 + 500, lasts, FaultKind::OneWay { from, to }));
+    }
+}
+
+/// Three nodes that read their disks, and items that rot on one of them. All own all keys: so every copy of an item has
+/// what all owners had, and a single one tells of it, whatever rots elsewhere.
+fn items_rotting(plan: &mut Plan, rng: &mut Rng) {
+    alone(plan);
+    (plan.cache_bytes, plan.page_cache_bytes, plan.backlog_bytes) = (0, 0, 256 << 10);
+    plan.one_for_all = 0.6;
+    let node = small(rng, 3);
+    let rot = |at| fault(at, 100, FaultKind::RotItems { node, items: 8 });
+    plan.schedule.0.extend((1..12).map(|time| rot(time * 4_500 + rng.below(3_000))));
+    // What the disk knows and memory does not: what was there at the last start.
+    plan.schedule.0.extend((1..6).map(|time| fault(time * 10_000, 300, FaultKind::Kill { node })));
+}
+
+/// A small cluster whose only troubles are those of its theme.
+fn alone(plan: &mut Plan) {
+    plan.shape.nodes = 3;
+    plan.schedule.0.clear();
+}
+
+fn slow_disks(plan: &mut Plan, at_ms: u64, lasts_ms: u64, factor: u32) {
+    let slow = |node| fault(at_ms, lasts_ms, FaultKind::Slow { node, factor });
+    plan.schedule.0.extend((0..plan.shape.nodes).map(slow));
+}
+
+fn fault(at_ms: u64, lasts_ms: u64, kind: FaultKind) -> Fault {
+    Fault { at: Duration::from_millis(at_ms), lasts: Duration::from_millis(lasts_ms), kind }
+}
