@@ -3,14 +3,14 @@
 //! A run goes through several lives of one store on a simulated disk. In each, batches are applied until the power is
 //! cut in the middle of some change of the disk, or at some time, or the process is killed, or the disk fails, or the
 //! store is closed.
-//! It may die while it opens, too. Whenever it opens, it must hold exactly what some batch of the life before left,
+//! It may die while it opens, too, or its directory may be put back to what it was some time before. Whenever it opens, it must hold exactly what some batch of the life before left,
 //! none before the last that was reported durable, and that batch whole.
 
 use super::{Model, collect, random_key, random_write, whole};
 use crate::{
     env::{BoxFuture, Env, Rng},
     store::{Lsn, OpenError, Peek, Progress, Store, StoreError, Write},
-    testing::{CrashMode, Sim},
+    testing::{CrashMode, DiskImage, Sim},
 };
 use bytes::Bytes;
 use std::{sync::Arc, task::Poll, time::Duration};
@@ -35,6 +35,8 @@ pub struct CrashReport {
     pub found_less: u64,
     /// Lives in which an error of the disk stopped the store.
     pub failed: u64,
+    /// Lives after which the disk was put back to an earlier state.
+    pub rolled_back: u64,
 }
 
 impl CrashReport {
@@ -47,7 +49,14 @@ impl CrashReport {
             found_more: self.found_more + other.found_more,
             found_less: self.found_less + other.found_less,
             failed: self.failed + other.failed,
+            rolled_back: self.rolled_back + other.rolled_back,
         }
+    }
+
+    /// Lives that ended otherwise than in order, and openings among them.
+    #[must_use]
+    pub fn crashes(&self) -> u64 {
+        self.deaths + self.died_opening
     }
 }
 
@@ -64,6 +73,7 @@ pub fn crash(seed: u64, mode: CrashMode, open: &OpenIn) -> CrashReport {
         open,
         states: vec![Model::new()],
         durable: 0,
+        kept: None,
         uniform: seed.is_multiple_of(2),
         rng,
         report: CrashReport::default(),
@@ -86,6 +96,8 @@ struct Lives<'a> {
     states: Vec<Model>,
     /// The first of the states that the store may come back with.
     durable: usize,
+    /// The disk of an earlier moment, and what a store may hold that is opened on it.
+    kept: Option<(DiskImage, Vec<Model>, usize)>,
     /// Rows differ in length by that of a seal: what is written over a group then often ends where one of its rows did.
     uniform: bool,
     rng: Rng,
@@ -124,8 +136,14 @@ impl Lives<'_> {
         }
         self.report.deaths += 1;
         // What was reported before it died counts, and nothing after.
-        self.durable =
-            self.states.len().min(usize::try_from(progress.borrow().durable.0).unwrap_or(usize::MAX));
+        self.durable = reported(&progress).min(self.states.len());
+        if self.rng.chance(0.1)
+            && let Some((image, states, durable)) = self.kept.take()
+        {
+            self.sim.disk(NODE).restore(&image);
+            (self.states, self.durable) = (states, durable);
+            self.report.rolled_back += 1;
+        }
     }
 
     /// Opens the store and checks what it holds. `None` if it died over that.
@@ -195,6 +213,10 @@ impl Lives<'_> {
                     self.unless_died(settled).await;
                 }
                 4 => self.look(store).await,
+                5 if self.rng.chance(0.1) => {
+                    let image = self.sim.disk(NODE).snapshot();
+                    self.kept = Some((image, self.states.clone(), reported(progress)));
+                }
                 _ => {}
             }
         }
@@ -282,4 +304,9 @@ impl Lives<'_> {
     async fn is_dying(&self) -> bool {
         self.unless_died(self.sim.sleep(Duration::from_secs(60))).await.is_none()
     }
+}
+
+/// The batch up to which everything was reported durable.
+fn reported(progress: &watch::Receiver<Progress>) -> usize {
+    usize::try_from(progress.borrow().durable.0).unwrap_or(usize::MAX)
 }

@@ -77,12 +77,14 @@ fn a_crash_leaves_whole_batches_and_all_that_were_durable() {
     let report = crash_in_every_mode(0..12, None);
     assert!(report.deaths > 200 && report.died_opening > 20, "{report:?}");
     assert!(report.found_more > 20 && report.found_less > 20 && report.failed > 20, "{report:?}");
+    assert!(report.rolled_back > 5, "{report:?}");
 }
 
 #[test]
 #[ignore = "a long run: minutes"]
 fn many_crashes_leave_whole_batches_and_all_that_were_durable() {
-    crash_in_every_mode(100..700, None);
+    let report = crash_in_every_mode(100..700, None);
+    assert!(report.crashes() >= 20_000 && report.rolled_back > 100, "{report:?}");
 }
 
 fn crash_in_every_mode(seeds: Range<u64>, mutant: Option<Mutant>) -> CrashReport {
