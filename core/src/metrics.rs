@@ -72,6 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) store_filter_bytes: Gauge,
     pub(crate) store_denied: Counter,
     pub(crate) store_vain_reads: Counter,
+    pub(crate) store_compactions: Counter,
+    pub(crate) store_compacted_bytes: Counter,
     pub(crate) store_failed: Gauge,
 }
 
@@ -110,6 +112,8 @@ impl Metrics {
                 store_filter_bytes: gauge!("rondel_core_store_filter_bytes"),
                 store_denied: counter!("rondel_core_store_denied_total"),
                 store_vain_reads: counter!("rondel_core_store_vain_reads_total"),
+                store_compactions: counter!("rondel_core_store_compactions_total"),
+                store_compacted_bytes: counter!("rondel_core_store_compacted_bytes_total"),
                 store_failed: gauge!("rondel_core_store_failed"),
             }
         })
@@ -214,6 +218,16 @@ fn describe() {
         "rondel_core_store_vain_reads_total",
         count,
         "reads of the disk that found no row, because the filter was wrong or not ready"
+    );
+    describe_counter!(
+        "rondel_core_store_compactions_total",
+        count,
+        "files of rows that were mostly free and have been replaced by smaller ones"
+    );
+    describe_counter!(
+        "rondel_core_store_compacted_bytes_total",
+        Unit::Bytes,
+        "room on the disk that compactions gave back"
     );
     describe_gauge!(
         "rondel_core_store_failed",

@@ -281,6 +281,8 @@ impl Node {
         metrics.store_filter_bytes.set(stats.filter_bytes as f64);
         metrics.store_denied.absolute(stats.denied);
         metrics.store_vain_reads.absolute(stats.vain_reads);
+        metrics.store_compactions.absolute(stats.compactions);
+        metrics.store_compacted_bytes.absolute(stats.compacted_bytes);
         let failed = self.shared.durable.progress().borrow().failed.is_some();
         metrics.store_failed.set(f64::from(u8::from(failed)));
     }

@@ -4,13 +4,17 @@
 
 use super::{
     OpenError, StoreConfig, StoreError,
-    filter::KeptFilter,
     key::position_bits,
     tables::{self, Rows, Snapshot, Tables, Value},
 };
 use crate::env::Disk;
 use bytes::Bytes;
-use std::{ops::Bound, path::Path, sync::Arc};
+use std::{
+    io,
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 const COUNT_MARK: &str = "files";
 /// As many as a byte of position tells apart.
@@ -22,29 +26,95 @@ const PAGE_BYTES: usize = 4096;
 const PART_ROWS_MIN: usize = 64;
 
 /// Open store files, by position prefix.
+#[derive(Clone)]
 pub(super) struct StoreFiles {
     files: Vec<Arc<Tables>>,
+    directory: PathBuf,
+    page_cache_bytes: usize,
+    filter_bytes: usize,
     part_rows: usize,
 }
 
 impl StoreFiles {
     /// Opens the files in a directory, or makes as many as configured (rounded up to a power of two). Blocks.
     pub(super) fn open(disk: &dyn Disk, directory: &Path, config: &StoreConfig) -> Result<Self, OpenError> {
-        let path = |number: u32| directory.join(format!("rows-{number:03}.redb"));
         let count = config.log.store_files.clamp(1, FILES_MAX).next_power_of_two();
-        let open = |number, count| {
-            let [page_cache_bytes, filter_bytes] =
-                [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
-            Tables::open(disk, &path(number), page_cache_bytes, filter_bytes)
-        };
-        let first = open(0, count)?;
-        let count = kept_count(&first, count).map_err(|error| OpenError::from_store(&path(0), error))?;
-        let mut files = vec![Arc::new(first)];
-        for number in 1..count {
-            files.push(Arc::new(open(number, count)?));
+        let mut files = Self::unopened(directory, count, config);
+        let first = files.open_file(disk, &files.path(0))?;
+        let kept = kept_count(&first, count).map_err(|error| OpenError::from_store(&files.path(0), error))?;
+        if kept == count {
+            files.files.push(Arc::new(first));
+        } else {
+            drop(first);
+            files = Self::unopened(directory, kept, config);
         }
-        let part_rows = (config.page_cache_bytes / count as usize / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
-        Ok(Self { files, part_rows })
+        for number in files.files.len()..kept as usize {
+            files.files.push(Arc::new(files.open_file(disk, &files.path(number))?));
+        }
+        for number in 0..files.files.len() {
+            files.remove_unfinished(disk, number)?;
+        }
+        Ok(files)
+    }
+
+    fn unopened(directory: &Path, count: u32, config: &StoreConfig) -> Self {
+        let [page_cache_bytes, filter_bytes] =
+            [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
+        let part_rows = (page_cache_bytes / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
+        let directory = directory.to_owned();
+        Self { files: Vec::new(), directory, page_cache_bytes, filter_bytes, part_rows }
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("rows-{number:03}.redb"))
+    }
+
+    fn open_file(&self, disk: &dyn Disk, path: &Path) -> Result<Tables, OpenError> {
+        Tables::open(disk, path, self.page_cache_bytes, self.filter_bytes)
+    }
+
+    /// What a compaction that did not come to its end has left.
+    pub(super) fn remove_unfinished(&self, disk: &dyn Disk, number: usize) -> Result<(), OpenError> {
+        let path = self.successor_path(number);
+        for path in [path.with_added_extension("new"), path] {
+            match disk.remove(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(OpenError::Io { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn successor_path(&self, number: usize) -> PathBuf {
+        self.path(number).with_added_extension("compact")
+    }
+
+    /// Room that can still be written to. Blocks.
+    pub(super) fn free_bytes(&self, disk: &dyn Disk) -> Result<u64, OpenError> {
+        let failed = |source| OpenError::Io { path: self.directory.clone(), source };
+        disk.free_bytes(&self.directory).map_err(failed)
+    }
+
+    /// The file that is to take the place of another: made, or opened. Blocks.
+    pub(super) fn successor(&self, disk: &dyn Disk, number: usize) -> Result<Tables, OpenError> {
+        self.open_file(disk, &self.successor_path(number))
+    }
+
+    /// Puts the successor, which has everything that the file has, in its place, durably. Blocks.
+    pub(super) fn succeed(
+        &self,
+        disk: &dyn Disk,
+        number: usize,
+        successor: Tables,
+    ) -> Result<Self, io::Error> {
+        disk.rename(&self.successor_path(number), &self.path(number))?;
+        // Before anything is trimmed from the log that only the successor has.
+        disk.sync_dir(&self.directory)?;
+        let mut files = self.clone();
+        files.files[number] = Arc::new(successor);
+        Ok(files)
     }
 
     /// Rows that a part of a transaction has at most. Each may change a page of its own, and they should fit into the
@@ -68,8 +138,7 @@ impl StoreFiles {
 
     /// The rows of all files as of their last commits.
     pub(super) fn snapshots(&self) -> Result<Snapshots, StoreError> {
-        let snapshot = |file: &Arc<Tables>| Ok((file.snapshot()?, file.filter().cloned()));
-        self.files.iter().map(snapshot).collect::<Result<_, _>>().map(Snapshots)
+        self.files.iter().map(FileSnapshot::of).collect::<Result<_, _>>().map(Snapshots)
     }
 
     /// Bytes of the files' filters.
@@ -96,20 +165,33 @@ fn kept_count(first: &Tables, count: u32) -> Result<u32, StoreError> {
 }
 
 /// The rows of all files, each as of one commit.
-pub(super) struct Snapshots(Vec<(Snapshot, Option<Arc<KeptFilter>>)>);
+pub(super) struct Snapshots(Vec<FileSnapshot>);
+
+/// Of one file, which stays open as long: another may take its place meanwhile.
+struct FileSnapshot {
+    // Goes first: it reads from the file.
+    rows: Snapshot,
+    file: Arc<Tables>,
+}
+
+impl FileSnapshot {
+    fn of(file: &Arc<Tables>) -> Result<Self, StoreError> {
+        Ok(Self { rows: file.snapshot()?, file: Arc::clone(file) })
+    }
+}
 
 impl Snapshots {
-    pub(super) fn one(snapshot: Snapshot) -> Self {
-        Self(vec![(snapshot, None)])
+    pub(super) fn one(file: &Arc<Tables>) -> Result<Self, StoreError> {
+        Ok(Self(vec![FileSnapshot::of(file)?]))
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        tables::get(&self.0[file_of(key, self.0.len())].0, key)
+        tables::get(&self.0[file_of(key, self.0.len())].rows, key)
     }
 
     /// Whether there is certainly no row of this key, not even one that came after these snapshots.
     pub(super) fn deny(&self, key: &[u8]) -> bool {
-        self.0[file_of(key, self.0.len())].1.as_ref().is_some_and(|filter| filter.denies(key))
+        self.0[file_of(key, self.0.len())].file.filter().is_some_and(|filter| filter.denies(key))
     }
 
     /// The rows of one table between the bounds, in order.
@@ -133,7 +215,7 @@ pub(super) struct FileRows<'a> {
     lower: Bound<&'a [u8]>,
     upper: Bound<&'a [u8]>,
     rows: Option<Rows<'a>>,
-    waiting: std::slice::Iter<'a, (Snapshot, Option<Arc<KeptFilter>>)>,
+    waiting: std::slice::Iter<'a, FileSnapshot>,
 }
 
 impl<'a> FileRows<'a> {
@@ -144,8 +226,8 @@ impl<'a> FileRows<'a> {
             {
                 return Ok(Some(row));
             }
-            let Some((file, _)) = self.waiting.next() else { return Ok(None) };
-            self.rows = Some(Rows::new(file, self.lower, self.upper)?);
+            let Some(file) = self.waiting.next() else { return Ok(None) };
+            self.rows = Some(Rows::new(&file.rows, self.lower, self.upper)?);
         }
     }
 }

@@ -21,7 +21,6 @@ use super::{
     },
     memtable::Memtable,
     serving::Serving,
-    tables::Tables,
     view::Taking,
 };
 use crate::env::{BoxFuture, Env};
@@ -33,13 +32,12 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
+use upkeep::Upkeep;
 
 /// Bytes of rows in one group: a bound on the log's buffer, and on what one sync may lose.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
-/// Rows whose keys are added to a filter at a time.
-const FILTER_ROWS: usize = 4096;
 /// The longest pause between two slices of a flush.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
@@ -214,15 +212,14 @@ impl Log {
 /// The flush task.
 impl Log {
     async fn flush(self: Arc<Self>, files: Arc<StoreFiles>) {
-        // Where the filling of a filter has got to.
-        let mut filling = None;
+        let (mut files, mut upkeep) = (files, Upkeep::default());
         loop {
             let taking = self.serving.view.taking();
             if taking == Taking::Stopped {
                 break;
             }
             if taking == Taking::Yes && !self.is_flush_due() {
-                match self.fill_filter(&files, &mut filling).await {
+                match self.keep_up(&mut files, &mut upkeep).await {
                     Ok(true) => {}
                     Ok(false) => self.flush.notified().await,
                     Err(error) => {
@@ -239,45 +236,22 @@ impl Log {
                 self.flush.notified().await;
                 continue;
             };
-            if let Err(error) = self.flush_memtable(&files, &frozen).await {
+            let flushed = match self.flush_memtable(&files, &frozen).await {
+                Ok(()) => self.follow(&files, &mut upkeep, &frozen).await,
+                failed => failed,
+            };
+            if let Err(error) = flushed {
                 self.serving.fail(error);
                 break;
             }
         }
+        drop(upkeep);
         self.serving.close_files(files).await;
     }
 
     fn is_flush_due(&self) -> bool {
         let memtable_bytes_max = self.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS;
         self.serving.view.active_bytes() >= memtable_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
-    }
-
-    /// Adds some keys to a filter that is not complete, while no flush is due; whether there was something to do.
-    async fn fill_filter(
-        &self,
-        files: &StoreFiles,
-        filling: &mut Option<(Arc<Tables>, Bytes)>,
-    ) -> Result<bool, StoreError> {
-        let wanting =
-            || files.all().iter().find(|file| file.filter().is_some_and(|filter| filter.is_wanting()));
-        let (file, after) = match filling.take() {
-            Some((file, after)) => (file, Some(after)),
-            None => match wanting() {
-                Some(file) => (Arc::clone(file), None),
-                None => return Ok(false),
-            },
-        };
-        let began = self.serving.env.now();
-        let step = move || {
-            let last = file.add_to_filter(after.as_deref(), FILTER_ROWS)?;
-            if last.is_none() {
-                file.finish_filter()?;
-            }
-            Ok(last.map(|last| (file, last)))
-        };
-        *filling = self.serving.block(step).await?;
-        self.pause(self.serving.env.now() - began).await;
-        Ok(true)
     }
 
     async fn flush_memtable(
@@ -496,6 +470,8 @@ impl Drop for LogStore {
         self.log.serving.end();
     }
 }
+
+mod upkeep;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //! mean is [`row`]'s: the store keeps them as they are.
 
 mod cache;
+mod compaction;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod files;
@@ -173,6 +174,10 @@ pub struct StoreStats {
     pub written_bytes: u64,
     /// Bytes that the store's files occupy.
     pub file_bytes: u64,
+    /// Files that have been replaced by smaller ones.
+    pub compactions: u64,
+    /// Bytes that these gave back.
+    pub compacted_bytes: u64,
 }
 
 /// Why a store does not answer. After any of the first three it has stopped for good (fail-stop).

@@ -33,15 +33,15 @@ impl RedbStore {
         let (disk, at, page_cache_bytes) = (env.disk(), path.to_owned(), config.page_cache_bytes);
         let opened = env.block(move || {
             let tables = Tables::open(&*disk, &at, page_cache_bytes, 0)?;
-            let snapshot = tables.snapshot().map_err(|error| OpenError::from_store(&at, error))?;
-            Ok((tables, snapshot))
+            let tables = Arc::new(tables);
+            let snapshots = Snapshots::one(&tables).map_err(|error| OpenError::from_store(&at, error))?;
+            Ok((tables, snapshots))
         });
-        let (tables, snapshot) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
+        let (tables, snapshots) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
         let wake = Arc::new(Notify::new());
-        let serving =
-            Serving::new(env, path, config, Snapshots::one(snapshot), vec![Arc::clone(&wake)]).await;
+        let serving = Serving::new(env, path, config, snapshots, vec![Arc::clone(&wake)]).await;
         serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
-        env.spawn("store-commit", commit(Arc::clone(&serving), Arc::new(tables), Arc::clone(&wake)));
+        env.spawn("store-commit", commit(Arc::clone(&serving), tables, Arc::clone(&wake)));
         Ok(Self { serving, wake })
     }
 }
@@ -77,7 +77,7 @@ async fn commit_group(
     let (group, file, view) = (Arc::clone(&frozen), Arc::clone(tables), Arc::clone(&serving.view));
     let work = move || {
         file.commit(group.iter())?;
-        view.retire(&group, Snapshots::one(file.snapshot()?));
+        view.retire(&group, Snapshots::one(&file)?);
         Ok(file.file_bytes())
     };
     let file_bytes = serving.block(work).await?;

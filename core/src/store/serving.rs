@@ -41,6 +41,8 @@ pub(super) struct Counts {
     pub(super) written_bytes: AtomicU64,
     pub(super) file_bytes: AtomicU64,
     pub(super) filter_bytes: AtomicU64,
+    pub(super) compactions: AtomicU64,
+    pub(super) compacted_bytes: AtomicU64,
 }
 
 impl fmt::Debug for Serving {
@@ -176,6 +178,8 @@ impl Serving {
             batches: self.counts.batches.load(Relaxed),
             written_bytes: self.counts.written_bytes.load(Relaxed),
             file_bytes: self.counts.file_bytes.load(Relaxed),
+            compactions: self.counts.compactions.load(Relaxed),
+            compacted_bytes: self.counts.compacted_bytes.load(Relaxed),
         }
     }
 

@@ -12,7 +12,8 @@ use super::{
 use crate::env::{Disk, File};
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition,
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, TableDefinition,
 };
 use std::{
     io::{
@@ -22,7 +23,10 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
 };
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
@@ -32,6 +36,8 @@ const FORMAT_KEY: &str = "format";
 const FORMAT: u128 = 1;
 /// Every batch up to this number is in the file.
 pub(super) const APPLIED_MARK: &str = "applied";
+/// Bytes of keys and values, and in the upper half the batch up to which they are counted.
+const LIVE_MARK: &str = "live";
 
 /// An open store file.
 pub(super) struct Tables {
@@ -39,6 +45,10 @@ pub(super) struct Tables {
     /// None while it is only looked at.
     file: Option<Arc<dyn File>>,
     filter: Option<Arc<KeptFilter>>,
+    /// Bytes of keys and values, about: what was not counted is taken in by the walk that makes the filter anew.
+    live_bytes: Arc<AtomicI64>,
+    /// Whether they have been counted.
+    is_counted: AtomicBool,
 }
 
 /// The rows as of one commit. Holding it keeps that commit's pages from reuse.
@@ -75,7 +85,7 @@ impl Tables {
                 return Err(redb::Error::Corrupted("it is empty".to_owned()));
             }
             let database = redb::Builder::new().create_with_backend(file)?;
-            Ok(Self { database, file: None, filter: None })
+            Ok(Self::of(database, None))
         })
     }
 
@@ -118,13 +128,24 @@ impl Tables {
         let mut builder = redb::Builder::new();
         let database =
             builder.set_cache_size(page_cache_bytes).create_with_backend(RedbFile(Arc::clone(&file)))?;
-        Ok(Self { database, file: Some(file), filter: None })
+        Ok(Self::of(database, Some(file)))
+    }
+
+    fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
+        Self { database, file, filter: None, live_bytes: Arc::default(), is_counted: AtomicBool::new(false) }
     }
 
     fn with_filter(mut self, bytes: usize) -> Result<Self, redb::Error> {
         let applied = self.meta(APPLIED_MARK)?.and_then(|applied| u64::try_from(applied).ok()).unwrap_or(0);
         let mark = self.meta(KeptFilter::MARK)?;
         let is_empty = self.database.begin_read()?.open_table(ROWS)?.is_empty()?;
+        let live = self.meta(LIVE_MARK)?.filter(|live| live >> 64 == u128::from(applied));
+        // Of a file without rows they are none, and known; else the walk counts them.
+        let counted = live.map(|live| i64::try_from(live & u128::from(u64::MAX)).unwrap_or(0));
+        let counted = counted.or(is_empty.then_some(0));
+        self.live_bytes.store(counted.unwrap_or(0), Relaxed);
+        self.is_counted.store(counted.is_some(), Relaxed);
+        let mark = mark.filter(|_| counted.is_some());
         let filter = KeptFilter::open(&self.database, bytes, applied, mark, is_empty)?;
         self.filter = Some(Arc::new(filter));
         Ok(self)
@@ -143,7 +164,11 @@ impl Tables {
     /// Begins a transaction; there can be one at a time.
     pub(super) fn begin(&self) -> Result<Transaction, StoreError> {
         let redb = guarded(|| self.transaction())?;
-        Ok(Transaction { redb, filter: self.filter.clone() })
+        Ok(self.begun(redb))
+    }
+
+    fn begun(&self, redb: redb::WriteTransaction) -> Transaction {
+        Transaction { redb, filter: self.filter.clone(), live_bytes: Arc::clone(&self.live_bytes) }
     }
 
     /// Begins a part of a transaction that is too large for redb to hold in memory: it is durable once the next
@@ -156,7 +181,7 @@ impl Tables {
             transaction.set_durability(Durability::None)?;
             Ok(transaction)
         })?;
-        Ok(Transaction { redb, filter: self.filter.clone() })
+        Ok(self.begun(redb))
     }
 
     /// A number kept beside the rows.
@@ -186,8 +211,11 @@ impl Tables {
             Rows::new(&snapshot, after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)?;
         let mut last = None;
         for _ in 0..rows_max {
-            let Some((key, _)) = rows.next()? else { return Ok(None) };
+            let Some((key, value)) = rows.next()? else { return Ok(None) };
             filter.add(&key);
+            if !self.is_counted.load(Relaxed) {
+                self.live_bytes.fetch_add(row_bytes(&key, value.len()), Relaxed);
+            }
             last = Some(key);
         }
         Ok(last)
@@ -197,6 +225,7 @@ impl Tables {
     pub(super) fn finish_filter(&self) -> Result<(), StoreError> {
         let Some(filter) = &self.filter else { return Ok(()) };
         filter.finish();
+        self.is_counted.store(true, Relaxed);
         if let Some(applied) = self.mark(APPLIED_MARK)? {
             let transaction = self.begin()?;
             transaction.mark_applied(applied)?;
@@ -211,6 +240,33 @@ impl Tables {
         let rows = guarded(|| Ok(self.snapshot_table()?.len()?))?;
         filter.give_up_if_stale(rows);
         Ok(())
+    }
+
+    /// Bytes of keys and values, if they have been counted.
+    pub(super) fn live_bytes(&self) -> Option<u64> {
+        let counted = self.filter.is_some() && self.is_counted.load(Relaxed);
+        counted.then(|| u64::try_from(self.live_bytes.load(Relaxed)).unwrap_or(0))
+    }
+
+    /// Takes over what the other file keeps beside its rows, once all of these are here, too. Blocks.
+    pub(super) fn take_marks(&self, other: &Self) -> Result<(), StoreError> {
+        let marks = guarded(|| {
+            let mut marks = Vec::new();
+            for mark in other.database.begin_read()?.open_table(META)?.iter()? {
+                let (name, value) = mark?;
+                marks.push((name.value().to_owned(), value.value()));
+            }
+            Ok(marks)
+        })?;
+        let transaction = self.begin()?;
+        for (name, value) in marks {
+            match name.as_str() {
+                FORMAT_KEY | LIVE_MARK | KeptFilter::MARK => {}
+                APPLIED_MARK => transaction.mark_applied(value)?,
+                name => transaction.mark(name, value)?,
+            }
+        }
+        transaction.commit()
     }
 
     /// Bytes that the file occupies.
@@ -266,6 +322,7 @@ pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()
 pub(super) struct Transaction {
     redb: redb::WriteTransaction,
     filter: Option<Arc<KeptFilter>>,
+    live_bytes: Arc<AtomicI64>,
 }
 
 impl Transaction {
@@ -275,17 +332,21 @@ impl Transaction {
     ) -> Result<(), StoreError> {
         guarded(|| {
             let mut rows = self.redb.open_table(ROWS)?;
+            let mut growth = 0;
             for (key, value) in changes {
-                match value {
+                let before = match value {
                     Some(value) => {
                         if let Some(filter) = &self.filter {
                             filter.add(key);
                         }
+                        growth += row_bytes(key, value.len());
                         rows.insert(key.as_ref(), value.as_ref())?
                     }
                     None => rows.remove(key.as_ref())?,
                 };
+                growth -= before.map_or(0, |before| row_bytes(key, before.value().len()));
             }
+            self.live_bytes.fetch_add(growth, Relaxed);
             Ok(())
         })
     }
@@ -294,6 +355,8 @@ impl Transaction {
     pub(super) fn mark_applied(&self, applied: u128) -> Result<(), StoreError> {
         self.mark(APPLIED_MARK, applied)?;
         let (Some(filter), Ok(applied)) = (&self.filter, u64::try_from(applied)) else { return Ok(()) };
+        let live_bytes = u64::try_from(self.live_bytes.load(Relaxed)).unwrap_or(0);
+        self.mark(LIVE_MARK, u128::from(applied) << 64 | u128::from(live_bytes))?;
         match guarded(|| filter.keep(&self.redb, applied))? {
             Some(mark) => self.mark(KeptFilter::MARK, mark),
             None => Ok(()),
@@ -321,6 +384,10 @@ impl Transaction {
     }
 }
 
+fn row_bytes(key: &[u8], value_bytes: usize) -> i64 {
+    i64::try_from(key.len() + value_bytes).unwrap_or(i64::MAX)
+}
+
 /// The row, if there is one.
 pub(super) fn get(snapshot: &Snapshot, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
     guarded(|| Ok(snapshot.get(key)?.map(|value| Bytes::copy_from_slice(value.value()))))
@@ -333,6 +400,10 @@ pub(super) struct Rows<'a>(redb::Range<'a, &'static [u8], &'static [u8]>);
 pub(super) struct Value<'a>(redb::AccessGuard<'a, &'static [u8]>);
 
 impl Value<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.0.value().len()
+    }
+
     pub(super) fn copy(&self) -> Bytes {
         Bytes::copy_from_slice(self.0.value())
     }

@@ -181,6 +181,14 @@ impl View {
         drop(before);
     }
 
+    /// Reads from other files, which hold the same.
+    pub(super) fn exchange_tables(&self, tables: Snapshots) {
+        let tables = Arc::new(tables);
+        let before = self.write().tables.replace(tables);
+        // Closing a file waits for the disk: not under the lock.
+        drop(before);
+    }
+
     pub(super) fn peek(&self, at: &RowKey) -> Peek {
         let known = key::with_encoded(at, |key| {
             let in_memtables = self.read_state().memtables(key).cloned();

@@ -98,7 +98,7 @@ impl KeptFilter {
     /// Adds the key of a row that is about to be committed.
     pub(in crate::store) fn add(&self, key: &[u8]) {
         let hash = KeyHash::of(key);
-        if self.filter.add(hash) && self.filter.is_complete() {
+        if self.filter.add(hash) && self.filter.is_complete() && !self.whole.load(Relaxed) {
             self.added().push(hash);
         }
     }

@@ -23,6 +23,8 @@ pub enum Mutant {
     UnmarkedFlush,
     /// A flush does not keep what it adds to the filter.
     ForgottenFilter,
+    /// A flush during a compaction does not change what has been copied.
+    DeafCompaction,
 }
 
 impl LogConfig {

@@ -18,6 +18,7 @@ fn tight(store_files: u32) -> StoreConfig {
         log_bytes_max: 96 << 10,
         store_files,
         flush_slice_bytes: 2 << 10,
+        compact_file_bytes_min: 0,
         ..LogConfig::default()
     };
     StoreConfig {
@@ -270,6 +271,72 @@ fn a_filter_that_is_dense_with_removed_rows_is_made_anew() {
         }
         until_filters_answer(&sim, &store).await;
         assert_eq!(not_denied(&store, 19_900..20_000), 100);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn the_room_of_removed_rows_is_given_back_while_writes_go_on() {
+    for files in [1, 2] {
+        let sim = Sim::new(11);
+        let env = sim.node_env(0);
+        sim.run_until(async {
+            let mut config = StoreConfig { cache_bytes: 0, page_cache_bytes: 4 << 20, ..tight(files) };
+            config.log.compact_file_bytes_min = 256 << 10;
+            let open = |config: &StoreConfig| LogStore::open(&env, Path::new("/data"), config.clone());
+            let mut store = open(&config).await.unwrap();
+            let value = Bytes::from(vec![7; 1000]);
+            let put = |number| Write { value: Some(value.clone()), ..numbered(number, None) };
+            for first in (0..4000).step_by(20) {
+                settle(&store, store.apply((first..first + 20).map(put).collect()).unwrap()).await;
+            }
+            store.close().await.unwrap();
+            store = open(&config).await.unwrap();
+            let full = store.stats().file_bytes;
+            let mut round = 0;
+            while store.stats().compactions < u64::from(files) {
+                // One in twenty stays; it is written over and over meanwhile.
+                let at = round * 20 % 4000;
+                let gone = (at + 1..at + 20).map(|number| numbered(number, None));
+                settle(&store, store.apply(gone.chain([put(at)]).collect()).unwrap()).await;
+                round += 1;
+                assert!(round < 20_000, "the files are never compacted: {:?}", store.stats());
+            }
+            let stats = store.stats();
+            assert!(stats.file_bytes * 4 < full && stats.compacted_bytes > 0, "{full}, {stats:?}");
+            let check = async |store: &LogStore| {
+                let rows =
+                    store.read((0..4000).map(|number| numbered(number, None).at).collect()).await.unwrap();
+                for (number, row) in rows.iter().enumerate() {
+                    assert_eq!(row.is_some(), number % 20 == 0, "row {number}");
+                }
+            };
+            check(&store).await;
+            store.close().await.unwrap();
+            drop(store);
+            // What a compaction under way had left is gone.
+            config.log.compact_file_bytes_min = u64::MAX;
+            let store = open(&config).await.unwrap();
+            check(&store).await;
+            let files = env.disk().list(Path::new("/data")).unwrap();
+            assert!(files.iter().all(|path| path.extension().unwrap() == "redb"), "{files:?}");
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn without_room_on_the_disk_a_compaction_is_put_off() {
+    let sim = Sim::new(12);
+    let env = sim.node_env(0);
+    sim.run_until(async {
+        let mut config = StoreConfig { cache_bytes: 0, ..tight(1) };
+        config.disk_reserve_bytes = u64::MAX;
+        let store = LogStore::open(&env, Path::new("/data"), config).await.unwrap();
+        for number in 0..200 {
+            settle(&store, store.apply(vec![numbered(number, Some("a value"))]).unwrap()).await;
+        }
+        assert_eq!(store.stats().compactions, 0);
         store.close().await.unwrap();
     });
 }
