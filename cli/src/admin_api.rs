@@ -16,7 +16,10 @@ pub(crate) struct Status {
     pub(crate) cluster: ClusterStatus,
     /// Its members, by name.
     pub(crate) members: Vec<MemberStatus>,
-    /// What came of asking the nodes that have not answered; only `rondel status` asks more than one.
+    /// What the other nodes that were asked say of themselves; only `rondel status` asks more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<NodeStatus>,
+    /// What came of asking the nodes that have not answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) unanswered: Vec<String>,
 }
@@ -164,6 +167,8 @@ impl Status {
             }
         }
         self.cluster.hints_outstanding = self.members.iter().map(|member| member.hints_kept).sum();
+        self.others.push(other.node.clone());
+        self.others.sort_by(|a, b| a.name.cmp(&b.name));
     }
 }
 
@@ -196,12 +201,14 @@ impl Report for Status {
         if !self.members.is_empty() {
             writeln!(out, "* as this node sees it")?;
         }
-        for member in self.members.iter().filter(|member| member.id != self.node.id) {
+        writeln!(out)?;
+        let speaking = || std::iter::once(&self.node).chain(&self.others);
+        speaking().try_for_each(|node| node.text(out))?;
+        for member in self.members.iter().filter(|member| speaking().all(|node| node.id != member.id)) {
             if let Some(trouble) = &member.trouble {
-                writeln!(out, "\n{} does not serve: {trouble}", member.name)?;
+                writeln!(out, "{} does not serve: {trouble}", member.name)?;
             }
         }
-        self.node.text(out)?;
         self.unanswered.iter().try_for_each(|what| writeln!(out, "{what}"))
     }
 }
@@ -217,7 +224,7 @@ impl MemberStatus {
 impl NodeStatus {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { name, store, .. } = self;
-        writeln!(out, "\n{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
+        writeln!(out, "{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
         for kept in &self.hints {
             writeln!(out, "{name} keeps {} for {}", hints(kept.hints), kept.member)?;
         }
@@ -297,6 +304,7 @@ pub(crate) mod tests {
                 hints_outstanding: 12,
             },
             members: vec![member("node1", "up", 12), member("node2", "down", 0)],
+            others: Vec::new(),
             unanswered: Vec::new(),
         }
     }
@@ -341,6 +349,27 @@ pub(crate) mod tests {
         other.node.hints.clear();
         asked.take_in(&other);
         assert_eq!(asked.cluster.hints_outstanding, 17);
+    }
+
+    #[test]
+    fn whoever_answers_speaks_for_itself_and_the_others_are_told_of() {
+        let (mut asked, mut other) = (sample(), sample());
+        other.node.id = "id of node2".into();
+        other.node.name = "node2".into();
+        other.node.store.state = "disk-full".into();
+        other.members[1].trouble = Some("its disk is on fire".into());
+        asked.members[1].trouble = Some("hearsay".into());
+        let mut third = asked.members[1].clone();
+        (third.id, third.name) = ("id of node3".into(), "node3".into());
+        asked.members.push(third);
+        asked.take_in(&other);
+        assert_eq!(asked.members[1].trouble.as_deref(), Some("its disk is on fire"));
+        let text = text(&asked);
+        assert!(text.contains("node1: store ok") && text.contains("node2: store disk-full"), "{text}");
+        assert!(
+            text.contains("node3 does not serve: hearsay") && !text.contains("node2 does not serve"),
+            "{text}"
+        );
     }
 
     #[test]

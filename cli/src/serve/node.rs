@@ -116,6 +116,7 @@ fn status(status: &node::NodeStatus) -> Status {
             hints_outstanding: status.members.iter().map(|member| member.hints).sum(),
         },
         members: members(&status.members),
+        others: Vec::new(),
         unanswered: Vec::new(),
     }
 }

@@ -1,7 +1,8 @@
 //! A local cluster in daily use.
 
-use crate::harness::{Dev, json};
-use std::collections::BTreeSet;
+use crate::harness::{Dev, json, rondel};
+use serde_json::Value;
+use std::{collections::BTreeSet, path::Path};
 
 #[test]
 fn a_new_cluster_stores_reads_lists_and_deletes_at_any_node() {
@@ -34,4 +35,32 @@ fn a_new_cluster_stores_reads_lists_and_deletes_at_any_node() {
     dev.kv_at("node3", &["delete", "greetings", "hello"]).ok();
     dev.kv_at("node1", &["get", "greetings", "hello"]).fails(1, &["not found: greetings/hello"]);
     assert_eq!(dev.kv_at("node2", &["list", "greetings"]).ok(), "bye\n");
+}
+
+#[test]
+fn status_tells_at_once_which_nodes_do_not_run_and_which_do_not_answer() {
+    let dev = Dev::start(3);
+    dev.settle();
+    let state = |status: &Value, name: &str| {
+        let members = status["members"].as_array().unwrap();
+        members.iter().find(|member| member["name"] == name).unwrap()["state"].clone()
+    };
+    assert_eq!(dev.status()["others"].as_array().unwrap().len(), 2);
+    dev.steer("kill", "node3").ok();
+    assert_eq!(state(&dev.status(), "node3"), "down");
+    dev.steer("pause", "node2").ok();
+    let status = dev.status();
+    assert_eq!(status["unanswered"].as_array().unwrap().len(), 1, "{status}");
+    let silent = status["unanswered"][0].as_str().unwrap();
+    assert!(silent.contains(&dev.address("node2", "admin")) && silent.contains("did not answer"), "{silent}");
+    dev.steer("resume", "node2").ok();
+    dev.steer("kill", "node1").ok();
+    dev.steer("kill", "node2").ok();
+    let words = ["status", "--dir"].map(Path::new);
+    let nobody = rondel(words.into_iter().chain([&*dev.dir()]));
+    nobody.fails(1, &["no node of the local cluster", "rondel dev start NODE"]);
+    for name in ["node1", "node2", "node3"] {
+        dev.steer("start", name).ok();
+    }
+    dev.settle();
 }

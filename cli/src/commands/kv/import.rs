@@ -292,6 +292,9 @@ fn compare(put: &RpbPutReq, found: &[RpbContent]) -> Result<(), Failed> {
     match found {
         [] => Err(Failed::Record(format!("`{key}` is not found"))),
         found if found.iter().all(|content| says_the_same(content, put)) => Ok(()),
+        [found] if found.value == put.content.value => {
+            Err(Failed::Record(format!("`{key}` has this value, and another content type")))
+        }
         [_] => Err(Failed::Record(format!("`{key}` has another value"))),
         found => {
             Err(Failed::Record(format!("`{key}` has {} siblings, not all of them this record", found.len())))
