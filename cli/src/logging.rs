@@ -1,9 +1,9 @@
 //! Structured logs on standard error, as text or JSON lines.
 
 use crate::output::Format;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::io::{self, IsTerminal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// Sends this process's logs to standard error.
 ///
@@ -24,9 +24,16 @@ pub(crate) fn start(format: Format, filter: &str) -> anyhow::Result<()> {
 /// # Errors
 /// It does not parse.
 pub(crate) fn parse_filter(filter: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::builder().parse(filter).with_context(|| {
-        format!("`{filter}` is not a log level (error, warn, info, debug, trace) or a list such as `info,rondel_core=debug`")
-    })
+    let wrong = || {
+        format!(
+            "`{filter}` is not a log level (error, warn, info, debug, trace) or a list such as `info,rondel_core=debug`"
+        )
+    };
+    // A misspelt level would be taken for the name of a module, and nothing would be logged.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let is_told = |part: &str| part.contains(['=', '[']) || is_level(part.trim());
+    ensure!(filter.split(',').all(is_told), wrong());
+    EnvFilter::builder().parse(filter).with_context(wrong)
 }
 
 #[cfg(test)]
@@ -37,7 +44,9 @@ mod tests {
     fn levels_and_lists_are_filters_and_nonsense_is_not() {
         assert!(parse_filter("info").is_ok());
         assert!(parse_filter("warn,rondel_core=debug").is_ok());
-        let error = parse_filter("rondel_core=loud").unwrap_err().to_string();
-        assert!(error.contains("`rondel_core=loud`"), "{error}");
+        for wrong in ["rondel_core=loud", "inf", "info,rondel_core", ""] {
+            let error = parse_filter(wrong).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{wrong}`")), "{error}");
+        }
     }
 }

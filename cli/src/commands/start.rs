@@ -89,7 +89,8 @@ pub(crate) struct Options {
 
 impl Options {
     fn layers(&self) -> anyhow::Result<Layers> {
-        let mut layers = config::read(&self.flags)?;
+        let mut layers = config::read(&self.flags)
+            .advise(|| "name a file that this user can read, or none: every key has a default".into())?;
         let flags = [
             ("--dir", "node.dir", &self.dir),
             ("--name", "node.name", &self.name),
@@ -230,7 +231,7 @@ fn origin(config: &Config) -> anyhow::Result<Origin> {
         join.token().with_context(|| format!("cannot read the join token from {from}")).advise(|| {
             format!("the node that started the cluster leaves it in its data directory, as {TOKEN_FILE}")
         })?;
-    let token = text.parse::<JoinToken>().with_context(|| format!("the join token of {from} is none"));
+    let token = text.parse::<JoinToken>().with_context(|| format!("the text of {from} can't be used"));
     Ok(Origin::Join(token.advise(|| "copy the whole token, in one line".into())?))
 }
 

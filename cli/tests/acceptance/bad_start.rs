@@ -34,11 +34,12 @@ fn every_mistake_of_a_configuration_is_named_with_its_place() {
         .fails(1, &["rondel.toml:2", "`listen.pbb`", "`listen.pb`?", "rondel.toml:5", "power of two"]);
     fs::write(&file, "not toml").unwrap();
     config(&file).fails(1, &["rondel.toml:1", "not TOML"]);
-    config(&folder.path().join("none.toml")).fails(1, &["none.toml", "No such file"]);
+    config(&folder.path().join("none.toml")).fails(1, &["none.toml", "No such file", "what to do"]);
     let set = |assignment: &str| rondel(["start", "--dir", dir.to_str().unwrap(), "--set", assignment]);
     set("node.nme=x").fails(1, &["`node.nme`", "`node.name`?", "what to do"]);
     set("node.lanes=lots").fails(1, &["node.lanes", "lots"]);
     set("listen.admin=nowhere").fails(1, &["listen.admin", "nowhere"]);
+    set("log.level=inf").fails(1, &["log.level", "`inf`", "info, debug"]);
     assert!(!dir.exists(), "nothing was made");
 }
 

@@ -97,7 +97,7 @@ pub struct JoinToken {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It is something else.
-    #[error("not a join token: it begins with `rondel1-`")]
+    #[error("not a join token: one begins with `rondel1-`")]
     NotAToken,
     /// A newer release made it.
     #[error(
