@@ -86,6 +86,9 @@ pub(crate) struct StoreStatus {
     pub(crate) backlog_bytes: u64,
     /// Rows in memory for reading.
     pub(crate) cache_bytes: u64,
+    /// Rows that the scrubber has found damaged on disk, as of its last round.
+    #[serde(default)]
+    pub(crate) damaged_rows: u64,
 }
 
 /// The decided state.
@@ -151,6 +154,9 @@ pub(crate) struct Health {
     /// Whether it has withdrawn for good: somebody must act before it serves again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) withdrawn: bool,
+    /// What does not keep it from serving, and should be looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Status {
@@ -288,7 +294,13 @@ pub(crate) mod tests {
                 pid: 7,
                 serving: true,
                 reason: None,
-                store: StoreStatus { state: "ok".into(), file_bytes: 4096, backlog_bytes: 0, cache_bytes: 0 },
+                store: StoreStatus {
+                    state: "ok".into(),
+                    file_bytes: 4096,
+                    backlog_bytes: 0,
+                    cache_bytes: 0,
+                    damaged_rows: 0,
+                },
                 hints: vec![HintsFor { member: "node2".into(), hints: 12 }],
                 connections: Vec::new(),
             },

@@ -73,6 +73,10 @@ pub(crate) struct Metrics {
     pub(crate) store_denied: Counter,
     pub(crate) store_vain_reads: Counter,
     pub(crate) store_compactions: Counter,
+    pub(crate) store_scrub_rounds: Counter,
+    pub(crate) store_scrubbed_rows: Counter,
+    pub(crate) store_scrubbed_bytes: Counter,
+    pub(crate) store_damaged_rows: Gauge,
     pub(crate) store_compacted_bytes: Counter,
     pub(crate) store_failed: Gauge,
 }
@@ -113,6 +117,10 @@ impl Metrics {
                 store_denied: counter!("rondel_core_store_denied_total"),
                 store_vain_reads: counter!("rondel_core_store_vain_reads_total"),
                 store_compactions: counter!("rondel_core_store_compactions_total"),
+                store_scrub_rounds: counter!("rondel_core_store_scrub_rounds_total"),
+                store_scrubbed_rows: counter!("rondel_core_store_scrubbed_rows_total"),
+                store_scrubbed_bytes: counter!("rondel_core_store_scrubbed_bytes_total"),
+                store_damaged_rows: gauge!("rondel_core_store_damaged_rows"),
                 store_compacted_bytes: counter!("rondel_core_store_compacted_bytes_total"),
                 store_failed: gauge!("rondel_core_store_failed"),
             }
@@ -228,6 +236,22 @@ fn describe() {
         "rondel_core_store_compacted_bytes_total",
         Unit::Bytes,
         "room on the disk that compactions gave back"
+    );
+    describe_counter!(
+        "rondel_core_store_scrub_rounds_total",
+        count,
+        "times that the scrubber came to the end of the rows"
+    );
+    describe_counter!(
+        "rondel_core_store_scrubbed_rows_total",
+        count,
+        "rows whose checksums the scrubber has tried"
+    );
+    describe_counter!("rondel_core_store_scrubbed_bytes_total", Unit::Bytes, "bytes of these rows");
+    describe_gauge!(
+        "rondel_core_store_damaged_rows",
+        count,
+        "rows that the scrubber found damaged in its last round, or in this one if that is more"
     );
     describe_gauge!(
         "rondel_core_store_failed",

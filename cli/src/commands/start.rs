@@ -207,6 +207,7 @@ fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
         cache_bytes: config.store_cache_bytes,
         page_cache_bytes: config.store_page_cache_bytes,
         filter_bytes: config.store_filter_bytes,
+        scrub_bytes_per_s: config.store_scrub_bytes_per_s,
         backlog_bytes_max: config.store_backlog_bytes_max,
         disk_reserve_bytes: config.store_disk_reserve_bytes,
         ..StoreConfig::default()

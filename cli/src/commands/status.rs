@@ -100,6 +100,9 @@ fn nobody(problems: &[anyhow::Error]) -> anyhow::Error {
 
 impl Report for Health {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        if self.serving { writeln!(out, "serving") } else { Ok(()) }
+        if self.serving {
+            writeln!(out, "serving")?;
+        }
+        self.warnings.iter().try_for_each(|warning| writeln!(out, "warning: {warning}"))
     }
 }

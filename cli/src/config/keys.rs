@@ -153,6 +153,13 @@ pub(crate) const KEYS: &[Key] = &[
                 1.25 bytes for each row make it right 99 times in 100.",
     },
     Key {
+        name: "store.scrub_bytes_per_s",
+        kind: Kind::Bytes { min: 0 },
+        default: "4MiB",
+        about: "How much of the rows on disk is read in a second, only to see whether it is still as it was written. A \
+                round begins an hour after the one before; 0 for none.",
+    },
+    Key {
         name: "store.backlog_bytes_max",
         kind: Kind::Bytes { min: 1 << 20 },
         default: "64MiB",

@@ -73,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) store_page_cache_bytes: usize,
     /// Memory for what knows which rows the tables do not have; 0 for none.
     pub(crate) store_filter_bytes: usize,
+    /// What the scrubber reads in a second; 0 for none.
+    pub(crate) store_scrub_bytes_per_s: u64,
     /// Bytes that may wait for the disk.
     pub(crate) store_backlog_bytes_max: u64,
     /// Room on the disk that clients leave alone.
@@ -193,6 +195,7 @@ impl Config {
             store_cache_bytes: number(&layers, "store.cache_bytes"),
             store_page_cache_bytes: number(&layers, "store.page_cache_bytes"),
             store_filter_bytes: number(&layers, "store.filter_bytes"),
+            store_scrub_bytes_per_s: number(&layers, "store.scrub_bytes_per_s"),
             store_backlog_bytes_max: number(&layers, "store.backlog_bytes_max"),
             store_disk_reserve_bytes: number(&layers, "store.disk_reserve_bytes"),
             log_filter: text(&layers, "log.level").unwrap_or_default(),

@@ -102,7 +102,7 @@ mod tests {
 
         fn health(&self) -> Health {
             let reason = (!self.serving).then(|| "the store has failed".into());
-            Health { serving: self.serving, reason, withdrawn: false }
+            Health { serving: self.serving, reason, withdrawn: false, warnings: Vec::new() }
         }
 
         fn metrics(&self) -> String {

@@ -7,7 +7,7 @@ use crate::admin_api::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use rondel_core::{
     node::{self, Cluster, MemberState, NodeState, StartPhase, StoreState},
-    store::Admission,
+    store::{Admission, StoreStats},
 };
 use rondel_proto::id::NodeId;
 use std::sync::OnceLock;
@@ -43,7 +43,10 @@ impl AdminService for NodeAdmin {
 
     fn health(&self) -> Health {
         match self.cluster.get() {
-            Some(cluster) => health(&cluster.state().borrow()),
+            Some(cluster) => {
+                let health = health(&cluster.state().borrow());
+                Health { warnings: warnings(&cluster.status().store.stats), ..health }
+            }
             None => starting(&self.phase.borrow()),
         }
     }
@@ -58,12 +61,21 @@ impl AdminService for NodeAdmin {
 }
 
 fn starting(phase: &StartPhase) -> Health {
-    Health { serving: false, reason: Some(format!("it is starting: {phase}")), withdrawn: false }
+    let reason = Some(format!("it is starting: {phase}"));
+    Health { serving: false, reason, withdrawn: false, warnings: Vec::new() }
 }
 
 fn health(state: &NodeState) -> Health {
     let reason = state.reason();
-    Health { serving: reason.is_none(), reason, withdrawn: matches!(state, NodeState::Failed(_)) }
+    let withdrawn = matches!(state, NodeState::Failed(_));
+    Health { serving: reason.is_none(), reason, withdrawn, warnings: Vec::new() }
+}
+
+fn warnings(stats: &StoreStats) -> Vec<String> {
+    let damaged = stats.damaged_rows;
+    let text =
+        format!("{damaged} rows are damaged on disk; the log names them, and reading them repairs them");
+    if damaged > 0 { vec![text] } else { Vec::new() }
 }
 
 fn status(status: &node::NodeStatus) -> Status {
@@ -160,6 +172,7 @@ fn store(store: &StoreState) -> StoreStatus {
         file_bytes: store.stats.file_bytes,
         backlog_bytes: store.stats.backlog_bytes,
         cache_bytes: store.stats.cache_bytes,
+        damaged_rows: store.stats.damaged_rows,
     }
 }
 
@@ -179,8 +192,18 @@ mod tests {
     }
 
     #[test]
+    fn damaged_rows_are_a_warning() {
+        assert_eq!(warnings(&StoreStats::default()), Vec::<String>::new());
+        let damaged = warnings(&StoreStats { damaged_rows: 3, ..StoreStats::default() });
+        assert!(damaged[0].starts_with("3 rows are damaged"), "{damaged:?}");
+    }
+
+    #[test]
     fn only_a_serving_node_is_healthy_and_the_others_say_why() {
-        assert_eq!(health(&NodeState::Serving), Health { serving: true, reason: None, withdrawn: false });
+        assert_eq!(
+            health(&NodeState::Serving),
+            Health { serving: true, reason: None, withdrawn: false, warnings: Vec::new() }
+        );
         let forming = health(&NodeState::Forming { present: 1, needed: 3 });
         assert!(!forming.withdrawn, "it has only to wait");
         assert_eq!(forming.reason.unwrap(), "the cluster is being formed: 1 of 3 members have joined");

@@ -282,6 +282,10 @@ impl Node {
         metrics.store_denied.absolute(stats.denied);
         metrics.store_vain_reads.absolute(stats.vain_reads);
         metrics.store_compactions.absolute(stats.compactions);
+        metrics.store_scrub_rounds.absolute(stats.scrub_rounds);
+        metrics.store_scrubbed_rows.absolute(stats.scrubbed_rows);
+        metrics.store_scrubbed_bytes.absolute(stats.scrubbed_bytes);
+        metrics.store_damaged_rows.set(stats.damaged_rows as f64);
         metrics.store_compacted_bytes.absolute(stats.compacted_bytes);
         let failed = self.shared.durable.progress().borrow().failed.is_some();
         metrics.store_failed.set(f64::from(u8::from(failed)));

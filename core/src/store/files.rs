@@ -194,6 +194,16 @@ impl Snapshots {
         self.0[file_of(key, self.0.len())].file.filter().is_some_and(|filter| filter.denies(key))
     }
 
+    /// The rows of one file behind a key, in order; none if there is no such file.
+    pub(super) fn rows_of_file(
+        &self,
+        number: usize,
+        after: Option<&[u8]>,
+    ) -> Result<Option<Rows<'_>>, StoreError> {
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.0.get(number).map(|file| Rows::new(&file.rows, lower, Bound::Unbounded)).transpose()
+    }
+
     /// The rows of one table between the bounds, in order.
     pub(super) fn rows<'a>(&'a self, lower: Bound<&'a [u8]>, upper: Bound<&'a [u8]>) -> FileRows<'a> {
         let (Bound::Included(from) | Bound::Excluded(from)) = lower else {

@@ -20,10 +20,11 @@ use super::{
         writer::{Batch, Writer, Written},
     },
     memtable::Memtable,
+    scrub,
     serving::Serving,
     view::Taking,
 };
-use crate::env::{BoxFuture, Env};
+use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
 use std::{
     fmt,
@@ -46,6 +47,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 pub struct LogStore {
     log: Arc<Log>,
     recovery: Recovery,
+    scrubber: TaskHandle,
 }
 
 struct Log {
@@ -118,7 +120,8 @@ impl LogStore {
         env.spawn_thread("store-log", Arc::clone(&log).write(writer));
         env.spawn("store-flush", Arc::clone(&log).flush(files));
         env.spawn("store-prepare", Arc::clone(&log).prepare());
-        Ok(Self { log, recovery })
+        let scrubber = env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving)));
+        Ok(Self { log, recovery, scrubber })
     }
 
     /// What opening the store found in its log.
@@ -466,6 +469,7 @@ impl Store for LogStore {
 
 impl Drop for LogStore {
     fn drop(&mut self) {
+        self.scrubber.abort();
         // The tasks make what was applied durable and close the files, if there is a node left to run them.
         self.log.serving.end();
     }

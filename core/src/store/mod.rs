@@ -25,6 +25,7 @@ mod readers;
 mod redb_file;
 mod redb_store;
 pub mod row;
+mod scrub;
 mod serving;
 mod space;
 mod tables;
@@ -178,6 +179,14 @@ pub struct StoreStats {
     pub compactions: u64,
     /// Bytes that these gave back.
     pub compacted_bytes: u64,
+    /// How often the scrubber has come to the end of the rows.
+    pub scrub_rounds: u64,
+    /// Rows whose checksums it has tried.
+    pub scrubbed_rows: u64,
+    /// Their bytes.
+    pub scrubbed_bytes: u64,
+    /// Rows (or files that can't be read on) that it found damaged in its last round, or in this one if that is more.
+    pub damaged_rows: u64,
 }
 
 /// Why a store does not answer. After any of the first three it has stopped for good (fail-stop).
@@ -247,6 +256,11 @@ pub struct StoreConfig {
     pub disk_reserve_bytes: u64,
     /// How often the room on the disk is looked at. Default 5 s.
     pub disk_check_every: Duration,
+    /// Bytes of rows whose checksums the scrubber tries in a second; 0 for no scrubber. Only with [`Backend::Log`].
+    /// Default 4 MiB.
+    pub scrub_bytes_per_s: u64,
+    /// How long it rests before each round. Default 1 h.
+    pub scrub_pause: Duration,
     /// How many reads of the disk run at once. Default 4.
     pub readers_max: usize,
     /// How a store with a commit log keeps it.
@@ -263,6 +277,8 @@ impl Default for StoreConfig {
             backlog_bytes_max: 128 << 20,
             disk_reserve_bytes: 256 << 20,
             disk_check_every: Duration::from_secs(5),
+            scrub_bytes_per_s: 4 << 20,
+            scrub_pause: Duration::from_secs(3600),
             readers_max: 4,
             log: LogConfig::default(),
         }

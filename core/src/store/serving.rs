@@ -4,6 +4,7 @@ use super::{
     OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats,
     files::Snapshots,
     readers::Readers,
+    scrub::{Place, Scrubbed},
     space::Space,
     view::{Figures, View},
 };
@@ -43,6 +44,10 @@ pub(super) struct Counts {
     pub(super) filter_bytes: AtomicU64,
     pub(super) compactions: AtomicU64,
     pub(super) compacted_bytes: AtomicU64,
+    pub(super) scrub_rounds: AtomicU64,
+    pub(super) scrubbed_rows: AtomicU64,
+    pub(super) scrubbed_bytes: AtomicU64,
+    pub(super) damaged_rows: AtomicU64,
 }
 
 impl fmt::Debug for Serving {
@@ -128,6 +133,15 @@ impl Serving {
         )
     }
 
+    /// Tries the checksums of some rows. Damage is for the scrubber to tell, and stops nothing.
+    pub(super) async fn scrub(&self, place: Place) -> Result<Scrubbed, StoreError> {
+        let scrubbed = Arc::clone(&self.readers).run(move |view| view.scrub(place)).await;
+        match scrubbed {
+            Err(StoreError::Io(error)) => self.judge(Err(StoreError::Io(error))),
+            other => other,
+        }
+    }
+
     /// An error of a read stops the store like one of a write: what else the disk has lost is not known.
     fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(error @ (StoreError::Io(_) | StoreError::Damaged(_))) = &result {
@@ -180,6 +194,10 @@ impl Serving {
             file_bytes: self.counts.file_bytes.load(Relaxed),
             compactions: self.counts.compactions.load(Relaxed),
             compacted_bytes: self.counts.compacted_bytes.load(Relaxed),
+            scrub_rounds: self.counts.scrub_rounds.load(Relaxed),
+            scrubbed_rows: self.counts.scrubbed_rows.load(Relaxed),
+            scrubbed_bytes: self.counts.scrubbed_bytes.load(Relaxed),
+            damaged_rows: self.counts.damaged_rows.load(Relaxed),
         }
     }
 

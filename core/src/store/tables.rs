@@ -404,6 +404,10 @@ impl Value<'_> {
         self.0.value().len()
     }
 
+    pub(super) fn with<T>(&self, look: impl FnOnce(&[u8]) -> T) -> T {
+        look(self.0.value())
+    }
+
     pub(super) fn copy(&self) -> Bytes {
         Bytes::copy_from_slice(self.0.value())
     }

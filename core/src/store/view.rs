@@ -13,6 +13,7 @@ use super::{
     memtable::{Change, Memtable},
     merge::{self, Captured},
     row::Row,
+    scrub::{self, Place, Scrubbed},
 };
 use bytes::Bytes;
 use rustc_hash::FxHasher;
@@ -179,6 +180,12 @@ impl View {
         let before = state.tables.replace(tables);
         drop(state);
         drop(before);
+    }
+
+    /// Tries the checksums of some rows of the tables. Blocks.
+    pub(super) fn scrub(&self, place: Place) -> Result<Scrubbed, StoreError> {
+        let tables = self.read_state().tables.clone().ok_or(StoreError::Closed)?;
+        scrub::scrub(&tables, place)
     }
 
     /// Reads from other files, which hold the same.

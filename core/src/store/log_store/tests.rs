@@ -2,6 +2,7 @@ use super::*;
 use crate::store::{
     LogConfig, TableId,
     conformance::{self, CrashReport, OpenIn, Script, crash, settle},
+    row::{Body, Row, RowTag},
 };
 use crate::testing::{CrashMode, Sim};
 use proptest::prelude::*;
@@ -339,4 +340,51 @@ fn without_room_on_the_disk_a_compaction_is_put_off() {
         assert_eq!(store.stats().compactions, 0);
         store.close().await.unwrap();
     });
+}
+
+#[test]
+fn the_scrubber_finds_a_row_that_has_rotted_and_the_store_goes_on() {
+    for files in [1, 4] {
+        let sim = Sim::new(13);
+        let env = sim.node_env(0);
+        sim.run_until(async {
+            let config = StoreConfig { scrub_pause: Duration::from_secs(1), cache_bytes: 0, ..tight(files) };
+            let store = LogStore::open(&env, Path::new("/data"), config.clone()).await.unwrap();
+            let row = |number: u64| {
+                let at = numbered(number, None).at;
+                let item =
+                    Bytes::from(format!("the item of row {number:06}, which is long enough to be found"));
+                let row = Row { tag: RowTag::ITEM, n_val: 3, mine: None, body: Body::Item(item) };
+                Write { value: Some(row.encode(&at)), at }
+            };
+            settle(&store, store.apply((0..3000).map(row).collect()).unwrap()).await;
+            store.close().await.unwrap();
+            drop(store);
+            let rounds = async |store: &LogStore, more: u64| {
+                let until = store.stats().scrub_rounds + more;
+                while store.stats().scrub_rounds < until {
+                    sim.sleep(Duration::from_millis(100)).await;
+                }
+                store.stats()
+            };
+            let store = LogStore::open(&env, Path::new("/data"), config.clone()).await.unwrap();
+            let stats = rounds(&store, 1).await;
+            assert_eq!((stats.scrubbed_rows, stats.damaged_rows), (3000, 0));
+            store.close().await.unwrap();
+            drop(store);
+            assert!(
+                sim.disk(0).flip_bits_of(b"the item of row 001234", |path| path.extension().is_some()) > 0
+            );
+            let store = LogStore::open(&env, Path::new("/data"), config.clone()).await.unwrap();
+            let stats = rounds(&store, 1).await;
+            assert_eq!((stats.scrubbed_rows, stats.damaged_rows), (3000, 1));
+            // Written anew, as a repair does, it is sound again.
+            settle(&store, store.apply(vec![row(1234)]).unwrap()).await;
+            store.close().await.unwrap();
+            drop(store);
+            let store = LogStore::open(&env, Path::new("/data"), config).await.unwrap();
+            assert_eq!(rounds(&store, 2).await.damaged_rows, 0);
+            store.close().await.unwrap();
+        });
+    }
 }
