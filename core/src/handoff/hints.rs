@@ -234,7 +234,13 @@ impl Walk {
     }
 
     async fn retire(&self, partition: Partition, at: RowKey, bytes: Bytes) {
-        let Some(copy) = self.decode(&at, &bytes) else { return };
+        let Some(copy) = self.decode(&at, &bytes) else {
+            // It is filled as any row that can't be read, and retired by the next walk.
+            if let Some(copy) = self.copy_of_others(&at).await {
+                self.push(partition, self.topology.me(), &at, &copy).await;
+            }
+            return;
+        };
         let outlook = self.outlook();
         let slots = self.topology.slots(partition).slots.iter().take(usize::from(copy.n));
         let mut owners: Vec<Occupant> = slots.flat_map(|entry| entry.write_set()).collect();
@@ -358,3 +364,6 @@ impl Walk {
         self.shared.host.services[self.service].code
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,7 +170,7 @@ impl Cluster {
     }
 
     #[cfg(feature = "testing")]
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.shared
     }
 
