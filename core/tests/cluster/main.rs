@@ -2,5 +2,6 @@
 
 mod counter;
 mod messages;
+mod schedules;
 mod single;
 mod three;
