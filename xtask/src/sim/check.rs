@@ -89,10 +89,9 @@ struct Write<'a> {
     copies: u8,
     owners: u8,
     began: Duration,
-    /// When it was first acknowledged, by a try that began when, at which node.
+    /// When it was first acknowledged, and when that try began.
     acknowledged: Option<Duration>,
     tried: Duration,
-    node: u32,
     /// Whether it may have been done.
     possible: bool,
 }
@@ -110,14 +109,13 @@ impl<'a> Story<'a> {
                 began: operation.began,
                 acknowledged: None,
                 tried: operation.began,
-                node: operation.node,
                 possible: false,
             });
             write.possible |= !matches!(operation.outcome, Outcome::NotDone(_));
             write.began = write.began.min(operation.began);
             if operation.is_done() && write.acknowledged.is_none() {
                 write.acknowledged = Some(operation.ended);
-                (write.tried, write.node) = (operation.began, operation.node);
+                write.tried = operation.began;
             }
         }
         Self { writes }
@@ -305,13 +303,9 @@ fn hints_come_home(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation>
     }
     for (id, write) in &story.writes {
         let Some(at) = write.acknowledged else { continue };
-        let through = |node: &u32| served_throughout(evidence.watch, *node, write.tried, at + rest);
-        // An owner that is asked coordinates; who is no owner asks one of them.
-        let coordinated = match all_own_all(evidence.plan) {
-            true => through(&write.node),
-            false => (0..evidence.plan.shape.nodes).all(|node| through(&node)),
-        };
-        if !coordinated {
+        // Whoever was asked may have left it to another.
+        let through = |node| served_throughout(evidence.watch, node, write.tried, at + rest);
+        if !(0..evidence.plan.shape.nodes).all(through) {
             continue;
         }
         for owner in evidence.owners.get(&write.key).into_iter().flatten() {
