@@ -14,7 +14,8 @@ const STIME: usize = 12;
 pub(crate) struct Usage {
     /// Time on a processor, in the program and in the kernel for it.
     pub(crate) cpu: Duration,
-    /// Bytes that it caused to be sent to the disk.
+    /// Bytes that it gave the kernel to write. (What the kernel says it sent to the disk counts whole folios of the page
+    /// cache, hundreds of KiB for a small append.)
     pub(crate) written_bytes: u64,
     /// What it holds in memory now.
     pub(crate) resident_bytes: u64,
@@ -31,8 +32,7 @@ impl Usage {
             fs::read_to_string(&path).with_context(|| format!("cannot read {path}: does the process run?"))
         };
         let cpu = cpu_in_stat(&read("stat")?).context("/proc/PID/stat is not as expected")?;
-        let written_bytes =
-            labelled(&read("io")?, "write_bytes:").context("no write_bytes in /proc/PID/io")?;
+        let written_bytes = labelled(&read("io")?, "wchar:").context("no wchar in /proc/PID/io")?;
         let resident_kib = labelled(&read("status")?, "VmRSS:").context("no VmRSS in /proc/PID/status")?;
         Ok(Self { cpu, written_bytes, resident_bytes: resident_kib << 10 })
     }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_labelled_line_gives_its_number() {
         assert_eq!(labelled("Name:\tx\nVmRSS:\t  1234 kB\n", "VmRSS:"), Some(1234));
-        assert_eq!(labelled("cancelled_write_bytes: 1\nwrite_bytes: 4096\n", "write_bytes:"), Some(4096));
+        assert_eq!(labelled("rchar: 1\nwchar: 4096\n", "wchar:"), Some(4096));
         assert_eq!(labelled("VmRSS: none\n", "VmRSS:"), None);
     }
 
