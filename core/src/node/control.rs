@@ -202,6 +202,10 @@ impl Node {
         if let Some(delta) = delta {
             self.tell(partner, &delta);
         }
+        // Facts are news once; who could not fetch what they told of tries again.
+        if self.health.is_ahead(&self.shared, partner) {
+            self.sequence.pull(self, partner).await;
+        }
     }
 }
 

@@ -104,6 +104,11 @@ impl Health {
         self.with(shared, |machines, _| machines.gossip.handle_delta(delta))
     }
 
+    /// Whether a member knows, or may know, decided states that this node does not.
+    pub(super) fn is_ahead(&self, shared: &Shared, node: NodeId) -> bool {
+        self.lock().is_ahead(shared, node)
+    }
+
     /// The facts of every member that is known, this node included.
     pub(super) fn facts(&self) -> BTreeMap<NodeId, Facts> {
         self.lock().gossip.iter().map(|(node, facts)| (node, facts.clone())).collect()
@@ -170,10 +175,16 @@ impl Machines {
             peer.run = (facts.boot, facts.nonce);
             peer.up_since = (!peer.newborn).then_some(now);
         }
-        let ours = shared.topology().map(|topology| (topology.lineage, topology.epoch));
-        if ours.is_none_or(|(lineage, epoch)| facts.lineage == lineage && facts.epoch > epoch) {
+        if self.is_ahead(shared, node) {
             wanted.behind = Some(node);
         }
+    }
+
+    /// Whether a member knows, or may know, decided states that this node does not.
+    fn is_ahead(&self, shared: &Shared, node: NodeId) -> bool {
+        let Some(facts) = self.gossip.facts(node) else { return false };
+        let ours = shared.topology().map(|topology| (topology.lineage, topology.epoch));
+        ours.is_none_or(|(lineage, epoch)| facts.lineage == lineage && facts.epoch > epoch)
     }
 
     /// What is known of a peer is what it says now.

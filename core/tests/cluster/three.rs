@@ -3,7 +3,7 @@
 use crate::counter::{Add, Count, Total};
 use rondel_core::{
     request::Need,
-    testing::{RowKind, Shape, Sim, TestCluster},
+    testing::{Link, RowKind, Shape, Sim, TestCluster},
     vnode::Storage,
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -135,4 +135,23 @@ fn a_node_that_returns_to_a_cluster_where_nothing_happens_has_soon_caught_up() {
         );
     });
     assert_eq!(sim.panicked_work(), 0);
+}
+
+/// A message of the forming is lost for good on one of these seeds or another; who lacks a decided state asks again.
+#[test]
+fn a_cluster_is_formed_over_a_network_that_loses_every_other_message_at_first() {
+    for seed in 60..68 {
+        let sim = Sim::new(seed);
+        let cluster = TestCluster::new(&sim, Shape::of(5), |node| node.table::<Count>(Storage::Durable));
+        sim.run_until(async {
+            let control = sim.control();
+            control.net().set_links(Link { loss: 0.5, ..Link::default() });
+            control.clone().spawn("mend", async move {
+                control.sleep(Duration::from_secs(20)).await;
+                control.net().set_links(Link::default());
+            });
+            cluster.form().await;
+            cluster.settle().await.unwrap();
+        });
+    }
 }
