@@ -194,7 +194,7 @@ impl Log {
         counts.commits.fetch_add(1, Relaxed);
         counts.batches.fetch_add(batches, Relaxed);
         counts.written_bytes.fetch_add(written.bytes, Relaxed);
-        if written.past_middle {
+        if written.next_wanted {
             self.prepare.notify_one();
         }
         if written.rolled {

@@ -210,7 +210,8 @@ impl Segments {
     /// Begins the next segment, whose first record will be of batch `first`. Its header is written, not synced.
     /// A file is made on the spot if none waits: slower than one that has been prepared, but the log never stands.
     pub(super) fn begin(&mut self, first: u64) -> io::Result<(Header, SegmentFile)> {
-        let file = match self.free.pop() {
+        let prepared = self.free.iter().rposition(|file| self.has_its_length(file));
+        let file = match prepared.map(|index| self.free.swap_remove(index)).or_else(|| self.free.pop()) {
             Some(file) => file,
             None => self.make()?,
         };
@@ -263,13 +264,25 @@ impl Segments {
 
     /// Whether a file should be made before it is needed.
     pub(in crate::store) fn wants_spare(&self) -> bool {
-        self.free.is_empty()
+        !self.free.iter().any(|file| self.has_its_length(file))
     }
 
-    /// Takes the name of a new file: make it with [`NewFile::make`], away from the log, and give it back.
+    /// Whether no write to the file changes its length, which would make each sync wait for the file system's journal.
+    pub(super) fn has_its_length(&self, file: &SegmentFile) -> bool {
+        file.bytes.len().is_ok_and(|len| len >= self.segment_bytes)
+    }
+
+    /// Takes the name of a new file, or of one that waits and is too short: make it with [`NewFile::make`], away from the
+    /// log, and give it back.
     pub(in crate::store) fn reserve(&mut self) -> NewFile {
-        let path = self.directory.join(format!("{PREFIX}{:06}", self.next_file));
-        self.next_file += 1;
+        let short = self.free.iter().position(|file| !self.has_its_length(file));
+        let path = match short.map(|index| self.free.swap_remove(index)) {
+            Some(short) => short.path,
+            None => {
+                self.next_file += 1;
+                self.directory.join(format!("{PREFIX}{:06}", self.next_file - 1))
+            }
+        };
         NewFile { disk: Arc::clone(&self.disk), path, bytes: self.segment_bytes }
     }
 

@@ -17,11 +17,17 @@ pub(in crate::store) struct Batch {
     pub(in crate::store) changes: Vec<Change>,
 }
 
+/// A segment whose file grows is left for one that has been prepared, once so much of it is written: a share of its
+/// length.
+const GROWING_SHARE: u64 = 32;
+
 /// Appends groups. One per log.
 pub(in crate::store) struct Writer {
     segments: Arc<Mutex<Segments>>,
     config: LogConfig,
     tail: Tail,
+    /// The tail's file has been made on the spot.
+    growing: bool,
     /// The last batch that is durable.
     durable: u64,
     buffer: Vec<u8>,
@@ -32,8 +38,8 @@ pub(in crate::store) struct Written {
     pub(in crate::store) bytes: u64,
     /// Whether a segment was begun for it.
     pub(in crate::store) rolled: bool,
-    /// Whether it brought its segment past the middle: the next one will be wanted.
-    pub(in crate::store) past_middle: bool,
+    /// Whether it brought its segment to where the next one should be made ready.
+    pub(in crate::store) next_wanted: bool,
 }
 
 impl Writer {
@@ -43,20 +49,23 @@ impl Writer {
         tail: Tail,
         durable: u64,
     ) -> Self {
-        Self { segments, config, tail, durable, buffer: Vec::new() }
+        let growing = is_growing(&segments, &tail);
+        Self { segments, config, tail, growing, durable, buffer: Vec::new() }
     }
 
     /// Makes a group of batches durable, whole. Blocks.
     pub(in crate::store) fn append(&mut self, group: &[Batch]) -> io::Result<Written> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(Written { bytes: 0, rolled: false, past_middle: false });
+            return Ok(Written { bytes: 0, rolled: false, next_wanted: false });
         };
         let bytes = record::group_bytes(group.iter().map(|batch| batch.changes.as_slice()));
         // A group larger than a segment gets one to itself, whose file grows.
-        let rolled = self.tail.at > RECORDS_AT && self.tail.at + bytes > self.config.segment_bytes;
+        let is_full = self.tail.at > RECORDS_AT && self.tail.at + bytes > self.config.segment_bytes;
+        let rolled = is_full || self.can_leave_growing();
         if rolled {
             let (header, file) = self.lock().begin(first.number)?;
             self.tail = Tail { header, file, at: RECORDS_AT };
+            self.growing = is_growing(&self.segments, &self.tail);
         }
         let seed = seed(&self.tail.header, &self.config);
         self.buffer.clear();
@@ -68,12 +77,22 @@ impl Writer {
         if !self.config.breaks(Mutant::SkippedSync) {
             self.tail.file.bytes.sync()?;
         }
-        let middle = self.config.segment_bytes / 2;
-        let past_middle = self.tail.at < middle && self.tail.at + bytes >= middle;
+        let want_at = self.next_wanted_at();
+        let next_wanted = self.tail.at < want_at && self.tail.at + bytes >= want_at;
         self.tail.at += bytes;
         self.durable = last.number;
         self.lock().note_written(bytes);
-        Ok(Written { bytes, rolled, past_middle })
+        Ok(Written { bytes, rolled, next_wanted })
+    }
+
+    /// Where in a segment the next one should be made ready.
+    fn next_wanted_at(&self) -> u64 {
+        let share = if self.growing { GROWING_SHARE } else { 2 };
+        RECORDS_AT + self.config.segment_bytes / share
+    }
+
+    fn can_leave_growing(&self) -> bool {
+        self.growing && self.tail.at >= self.next_wanted_at() && !self.lock().wants_spare()
     }
 
     /// Where the next group goes, unless it needs a segment of its own.
@@ -85,4 +104,9 @@ impl Writer {
     fn lock(&self) -> std::sync::MutexGuard<'_, Segments> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_growing(segments: &Mutex<Segments>, tail: &Tail) -> bool {
+    let segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
+    !segments.has_its_length(&tail.file)
 }

@@ -323,6 +323,29 @@ fn an_opening_makes_durable_what_it_read_before_it_relies_on_it() {
 }
 
 #[test]
+fn a_file_that_grows_is_left_for_one_that_was_prepared() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    let files = || machine.log_files().len();
+    life.append(&[(b'a', 600)]);
+    life.append(&[(b'b', 600)]);
+    assert_eq!(files(), 1, "without another there is nothing to leave it for");
+    let spare = life.segments.lock().unwrap().reserve();
+    let spare = spare.make().unwrap();
+    life.segments.lock().unwrap().give_back(vec![spare]);
+    let first = life.writer.position();
+    life.append(&[(b'c', 600)]);
+    assert!(life.writer.position() < first, "it has gone to the one that was prepared");
+    let second = life.writer.position();
+    life.append(&[(b'd', 600)]);
+    assert!(life.writer.position() > second, "and stays there");
+    assert_eq!(files(), 2);
+    drop(life);
+    let life = machine.open();
+    assert_eq!((life.rows().len(), life.loss()), (4, None));
+}
+
+#[test]
 fn only_what_no_store_file_needs_is_written_over() {
     let machine = Machine::new(None);
     let mut life = machine.open();
