@@ -61,6 +61,11 @@ pub trait Backend: Send + Sync + 'static {
     /// QUIC settings whose randomness comes from here.
     fn quic_endpoint_config(&self) -> quinn::EndpointConfig;
 
+    /// The cryptography of TLS.
+    fn crypto_provider(&self) -> rustls::crypto::CryptoProvider {
+        rustls::crypto::ring::default_provider()
+    }
+
     /// A datagram socket bound to `addr`; port 0 takes any.
     fn bind(&self, addr: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>>;
 
@@ -227,6 +232,12 @@ impl Env {
     #[must_use]
     pub fn quic_endpoint_config(&self) -> quinn::EndpointConfig {
         self.0.quic_endpoint_config()
+    }
+
+    /// The cryptography of TLS.
+    #[must_use]
+    pub fn crypto_provider(&self) -> rustls::crypto::CryptoProvider {
+        self.0.crypto_provider()
     }
 
     /// A datagram socket bound to `addr`; port 0 takes any.

@@ -45,6 +45,7 @@ mod net;
 mod process;
 mod quic;
 mod rows;
+mod tls;
 mod trace;
 
 pub use cluster::{DATA_DIR, Shape, TestCluster, Unsettled};

@@ -4,7 +4,7 @@
 //! tasks, sockets, open files and a stream of entropy, and ends as a whole. Once dead it can do nothing more: it
 //! starts no task, its sockets are gone, its files refuse.
 
-use super::{World, clock, disk::SimDisk, executor::TaskId, lock, quic, trace::Event};
+use super::{World, clock, disk::SimDisk, executor::TaskId, lock, quic, tls, trace::Event};
 use crate::env::{Backend, BoxFuture, Disk, Env, Rng, TaskHandle};
 use quinn::AsyncUdpSocket;
 use std::{
@@ -179,6 +179,12 @@ impl Backend for ProcessEnv {
 
     fn quic_endpoint_config(&self) -> quinn::EndpointConfig {
         quic::endpoint_config(|out| self.entropy(out))
+    }
+
+    fn crypto_provider(&self) -> rustls::crypto::CryptoProvider {
+        let mut seed = [0; 8];
+        self.entropy(&mut seed);
+        tls::provider(Rng::from_seed(u64::from_le_bytes(seed)))
     }
 
     fn bind(&self, addr: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {

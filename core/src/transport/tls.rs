@@ -12,7 +12,7 @@ use quinn_proto::TransportErrorCode;
 use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring::default_provider, verify_tls13_signature},
+    crypto::{CryptoProvider, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::{
         ParsedCertificate,
@@ -43,7 +43,7 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(env: Env, certificate_der: &[u8], key_pkcs8_der: &[u8]) -> Self {
         Self {
-            provider: Arc::new(default_provider()),
+            provider: Arc::new(env.crypto_provider()),
             clock: Arc::new(Clock(env)),
             certificate: certificate_der.to_vec().into(),
             key: PrivatePkcs8KeyDer::from(key_pkcs8_der.to_vec()).into(),
@@ -213,6 +213,7 @@ mod tests {
     use super::*;
     use crate::membership::Certificate;
     use rondel_proto::id::NodeId;
+    use rustls::crypto::ring::default_provider;
 
     fn certificate(seed: u8) -> Certificate {
         Certificate::self_signed(&[seed; 32], NodeId(1))
