@@ -155,7 +155,11 @@ impl Table {
 }
 
 fn align(cell: &str, width: usize) -> String {
-    if cell.parse::<f64>().is_ok() { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+    if cell.replace(',', "").parse::<f64>().is_ok() {
+        format!("{cell:>width$}")
+    } else {
+        format!("{cell:<width$}")
+    }
 }
 
 #[cfg(test)]
