@@ -47,8 +47,8 @@ pub enum ReadVerdict {
 pub struct ReadTally {
     tally: Tally,
     rule: ReadRule,
-    /// The answers so far, with the slots of their asks: those of its owner, and all.
-    answers: Vec<(Slots, Answer)>,
+    /// The answers so far, with their asks and those asks' slots.
+    answers: Vec<(AskId, Slots, Answer)>,
 }
 
 /// Slots that an ask is about, one bit each.
@@ -97,13 +97,31 @@ impl ReadTally {
         if matches!(ask.state, AskState::Acked | AskState::Failed) {
             return;
         }
-        self.answers.push((Slots { owned: ask.owned, all: ask.owned | ask.stand_in }, answer));
+        self.answers.push((id, Slots { owned: ask.owned, all: ask.owned | ask.stand_in }, answer));
         let success = match answer {
             Answer::Found => true,
             Answer::NotFound { counts } => counts && self.rule.notfound_ok,
             Answer::Failed => false,
         };
-        if success { self.tally.acked(id) } else { self.tally.failed(id) }
+        if success {
+            self.tally.acked(id)
+        } else {
+            self.tally.failed(id)
+        }
+        if self.rule.notfound_ok && self.by_owners(|answer| answer != Answer::Failed) == self.all_slots() {
+            self.believe_all();
+        }
+    }
+
+    /// Every owner has said what it holds: no write that this read must see is anywhere else, so an owner that might only
+    /// not have it yet is a success too.
+    fn believe_all(&mut self) {
+        for (id, _, answer) in &mut self.answers {
+            if *answer == (Answer::NotFound { counts: false }) {
+                *answer = Answer::NotFound { counts: true };
+                self.tally.acked(*id);
+            }
+        }
     }
 
     /// How the read stands.
@@ -151,8 +169,8 @@ impl ReadTally {
     }
 
     fn union(&self, holds: impl Fn(Answer) -> bool, of: impl Fn(Slots) -> u16) -> u16 {
-        let answers = self.answers.iter().filter(|(_, answer)| holds(*answer));
-        answers.fold(0, |slots, (more, _)| slots | of(*more))
+        let answers = self.answers.iter().filter(|(_, _, answer)| holds(*answer));
+        answers.fold(0, |slots, (_, more, _)| slots | of(*more))
     }
 
     fn all_slots(&self) -> u16 {

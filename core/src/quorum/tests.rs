@@ -269,7 +269,7 @@ fn reads_end_as_riaks_do() {
     let pr2 = Quorum { owners: 2, ..r1 };
     let found = |count| ReadVerdict::Found(Achieved { slots: count, owners: count, nodes: count });
     let unmet = |need, have| ReadVerdict::Unmet(Unmet::Slots { need, have });
-    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 24] = [
+    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 27] = [
         (r2, ok, &[], ReadVerdict::Waiting),
         (r2, ok, &[FOUND], ReadVerdict::Waiting),
         (r2, ok, &[FOUND, FOUND], found(2)),
@@ -279,6 +279,9 @@ fn reads_end_as_riaks_do() {
         (r2, ok, &[BEHIND, NONE, NONE], ReadVerdict::NotFound),
         (r2, ok, &[BEHIND, BEHIND], ReadVerdict::Waiting),
         (r2, ok, &[BEHIND, BEHIND, FAILED], unmet(2, 0)),
+        (r2, ok, &[BEHIND, BEHIND, FOUND], found(3)),
+        (r2, ok, &[BEHIND, FOUND, FAILED], unmet(2, 1)),
+        (r2, not_ok, &[BEHIND, BEHIND, FOUND], unmet(2, 1)),
         (r3, ok, &[BEHIND, NONE, NONE], ReadVerdict::NotFound),
         (r2, ok, &[FAILED, FAILED], unmet(2, 0)),
         (r2, ok, &[FAILED, NONE, FAILED], unmet(2, 1)),

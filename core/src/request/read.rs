@@ -303,12 +303,10 @@ impl Reading {
         self.ask_enough();
     }
 
-    /// "Nothing" from a replica that was down is no answer while another owner is up.
+    /// "Nothing" from a replica that was down is no answer while another owner is up, even if that was down too: it may
+    /// be the one that took the write alone.
     fn absence_counts(&self, node: NodeId) -> bool {
-        let another = |seat: &Seat| {
-            let member = seat.member.node;
-            member != node && self.outlook.up(member) && !self.outlook.behind(member)
-        };
+        let another = |seat: &Seat| seat.member.node != node && self.outlook.up(seat.member.node);
         !(self.outlook.behind(node) && self.list.seats().iter().any(another))
     }
 

@@ -155,3 +155,42 @@ fn a_cluster_is_formed_over_a_network_that_loses_every_other_message_at_first() 
         });
     }
 }
+
+#[test]
+fn what_one_node_took_alone_is_not_denied_by_the_others_when_all_have_been_restarted() {
+    const KEYS: usize = 300;
+    let sim = Sim::new(12);
+    let cluster = counters(&sim);
+    sim.run_until(async {
+        cluster.form().await;
+        cluster.kill(1);
+        cluster.kill(2);
+        sim.sleep(Duration::from_secs(10)).await;
+        let alone = cluster.node(0).await.table::<Count>();
+        for key in 0..KEYS {
+            alone.update(format!("alone-{key}"), Add { amount: 7 }).await.unwrap();
+        }
+        cluster.kill(0);
+        for node in [0, 1, 2] {
+            cluster.restart(node);
+        }
+        for node in [0, 1, 2] {
+            cluster.node(node).await.serving().await.unwrap();
+        }
+        // The hints are on their way. Until they have come an error is an honest answer, and "nothing" is none.
+        let counts = cluster.node(1).await.table::<Count>();
+        let mut answered = 0;
+        for key in 0..KEYS {
+            if let Ok(total) = counts.get(format!("alone-{key}"), Total).await {
+                assert_eq!(total, 7, "key {key}");
+                answered += 1;
+            }
+        }
+        assert!(answered > 0);
+        cluster.settle().await.unwrap();
+        for key in 0..KEYS {
+            assert_eq!(counts.get(format!("alone-{key}"), Total).await.unwrap(), 7);
+        }
+    });
+    assert_eq!(sim.panicked_work(), 0);
+}
