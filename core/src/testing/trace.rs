@@ -1,8 +1,8 @@
 //! What happened in a simulation: a running hash always, lines to read on demand.
 //!
 //! Two runs that took the same course have the same hash. It covers the schedule (who was polled when), datagrams
-//! (ends, sizes, fates), disk operations (files, offsets, sizes, fates) and faults; never contents, because the
-//! ciphertext of TLS differs from run to run while everything that decides the course stays the same.
+//! (ends, sizes, fates), disk operations (files, offsets, sizes, fates) and faults. What decides the course shows in
+//! these, so contents are left out.
 
 use super::{clock::Nanos, executor::TaskId, lock};
 use std::{

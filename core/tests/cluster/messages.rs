@@ -131,21 +131,15 @@ fn one_replica_answers_all_do_and_a_quorum_s_replies_become_one() {
         let asked = notes.quorum("k", Measure { at_least: 0 }).need(Need::All).await;
         assert_eq!(asked.unwrap(), 7);
         let refused = notes.quorum("k", Measure { at_least: 7 }).await.unwrap_err();
-        let unmet =
-            RequestError::Unmet { requirement: Requirement::Need, need: 2, have: 1, failures: Vec::new() };
-        assert_eq!(without_failures(refused), unmet);
+        // Two refusals are enough to know, whether the third has answered or not.
+        let RequestError::Unmet { requirement: Requirement::Need, need: 2, have: 0 | 1, failures } = refused
+        else {
+            panic!("{refused}");
+        };
+        assert_eq!(failures.len(), 2);
         let refused = notes.one("k", Measure { at_least: 99 }).await.unwrap_err();
         assert!(matches!(refused, RequestError::Refused(why) if why.starts_with("only ")));
     });
-}
-
-fn without_failures(error: RequestError) -> RequestError {
-    match error {
-        RequestError::Unmet { requirement, need, have, .. } => {
-            RequestError::Unmet { requirement, need, have, failures: Vec::new() }
-        }
-        other => other,
-    }
 }
 
 #[test]

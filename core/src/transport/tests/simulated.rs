@@ -41,7 +41,7 @@ fn storm(seed: u64) -> ([u8; 32], [usize; 2]) {
             for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 1)] {
                 let len = if rng.chance(0.05) { 150_000 } else { rng.index(2000) };
                 let body = Bytes::from(vec![u8::try_from(round).unwrap(); len]);
-                let head = Head { deadline_us: 3_000_000, ..head(ECHO) };
+                let head = Head { deadline_us: 1_000_000, ..head(ECHO) };
                 asked.push((body.clone(), nodes[from].send(nodes[to].at.node, head, body)));
             }
             sim.sleep(Duration::from_millis(40)).await;
@@ -75,8 +75,9 @@ fn every_request_has_one_outcome_through_loss_and_partition_and_the_same_in_ever
     for seed in 0..5 {
         let (hash, [answered, failed]) = storm(seed);
         assert_eq!(answered + failed, 600);
-        // A third of the time, half of the requests go to or come from the one that is cut off.
-        assert!(answered >= 400 && failed >= 20, "seed {seed}: {answered} answered, {failed} failed");
+        // A third of the time, half of the requests go to or come from the one that is cut off; half of these are late
+        // however soon the link is used again.
+        assert!(answered >= 400 && failed >= 50, "seed {seed}: {answered} answered, {failed} failed");
         assert_eq!(storm(seed).0, hash, "seed {seed}");
     }
 }
