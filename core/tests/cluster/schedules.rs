@@ -1,6 +1,8 @@
 //! What a node forgets, it does not count over: schedules on which increments are lost as soon as one rule of who issues
 //! under which name is broken.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what must be there must be there")]
+
 use crate::counter::{Add, Count, Total};
 use rondel_core::{
     mutant::{Mutant, Mutants},

@@ -107,7 +107,7 @@ impl Worker {
             number,
             rng: cluster.control().rng(&format!("client {number}")),
             plan: plan.clone(),
-            home: Some(number % plan.shape.nodes).filter(|_| number < plan.clients),
+            home: Some(number % plan.homes).filter(|_| number < plan.clients),
             began: cluster.control().elapsed(),
             known: BTreeMap::new(),
         }

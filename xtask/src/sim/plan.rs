@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) journals: u32,
     /// How likely an operation is on one of those.
     pub(crate) journal_share: f64,
+    /// So many nodes have clients of their own.
+    pub(crate) homes: u32,
     /// How likely a client asks its own node rather than any.
     pub(crate) loyalty: f64,
     /// How likely an operation asks for nothing but a quorum.
@@ -98,6 +100,7 @@ impl Plan {
             segment_bytes: [32 << 20, 256 << 10][rng.index(2)],
             page_cache_bytes: 1 << 20,
             theme: "",
+            homes: nodes,
             one_for_all: [0.0, 0.0, 0.3][rng.index(3)],
             plain: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
         };

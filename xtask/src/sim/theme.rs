@@ -1,5 +1,5 @@
 //! Troubles of a kind: faults that mean little one by one and that a draw of one by one rarely brings together, with
-//! clients that notice them. More than half of all seeds have one.
+//! clients that notice them. Half of all seeds have one.
 
 use super::plan::{Mix, Plan, small};
 use rondel_core::{
@@ -54,19 +54,22 @@ fn slow_and_dark(plan: &mut Plan, rng: &mut Rng) {
     }
 }
 
-/// Three nodes with slow disks, of which one does not hear another: what that one writes comes by way of the third, which
-/// is at it for long while more is written. Nothing else mends what is left out: no key is written for long, or read.
+/// Three nodes, of which one does not hear the first and has a slow disk: what the first writes comes by way of the third,
+/// which is at it for long while more is written. Nothing else mends what is left out: no key is written for long, or
+/// read.
 fn deaf(plan: &mut Plan, rng: &mut Rng) {
     alone(plan);
     plan.heat_lasts = Duration::from_secs(2);
-    (plan.heat, plan.plain, plan.loyalty, plan.journals) = (0.9, 0.9, 0.9, 0);
+    (plan.heat, plan.plain, plan.journals) = (0.9, 0.9, 0);
+    (plan.loyalty, plan.homes) = (0.8, 1);
     plan.mix = Mix { modify: 0.05, blind: 0.9, delete: 0.0 };
     plan.pause_max = plan.pause_max.min(Duration::from_millis(100));
-    slow_disks(plan, 0, 60_000, 100 + small(rng, 200));
     for time in 0..3 {
-        let (from, lasts) = (small(rng, 3), 14_000 + rng.below(4_000));
-        let to = (from + 1 + small(rng, 2)) % 3;
-        plan.schedule.0.push(fault(time * 19_000 + 500, lasts, FaultKind::OneWay { from, to }));
+        let (at, lasts) = (time * 19_000 + 500, 14_000 + rng.below(4_000));
+        let to = 1 + small(rng, 2);
+        plan.schedule.0.push(fault(at, lasts, FaultKind::OneWay { from: 0, to }));
+        let slow = FaultKind::Slow { node: to, factor: 500 + small(rng, 1_000) };
+        plan.schedule.0.push(fault(at, lasts, slow));
     }
 }
 
