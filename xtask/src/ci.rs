@@ -2,8 +2,11 @@
 
 use crate::{
     cargo::{cargo, run as run_cargo},
-    doc, test, tidy,
+    doc, sim, test, tidy,
 };
+
+/// Seeds that the gate simulates. A thousand and the planted mistakes are run by hand.
+const SIM_RUNS: u64 = 200;
 
 /// Runs every check.
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -13,6 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     run_cargo(cargo(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?)?;
     doc::run(&doc::Options::default())?;
     test::run(&test::Options::default())?;
+    sim::run(&sim::Options::of_runs(SIM_RUNS))?;
     println!("\nall checks passed");
     Ok(())
 }

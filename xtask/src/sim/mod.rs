@@ -20,7 +20,7 @@ use clap::Args;
 use plan::Plan;
 use rondel_core::mutant::{Mutant, Mutants};
 use run::Report;
-use std::{fs, path::PathBuf};
+use std::{fs, panic, path::PathBuf};
 
 /// Seeds within which each planted mistake must be caught.
 const MUTANT_RUNS: u64 = 100;
@@ -64,6 +64,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// So many seeds from the first.
+    pub(crate) fn of_runs(runs: u64) -> Self {
+        Self { runs: Some(runs), ..Self::default() }
+    }
+
     fn arguments(&self) -> Vec<String> {
         let mut out = Vec::new();
         let mut value = |name: &str, value: Option<String>| {
@@ -89,6 +94,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             cargo(["run", "--quiet", "--locked", "--profile", "sim", "--package", "xtask", "--"])?;
         command.args(["sim", "--here"]).args(options.arguments());
         return run_cargo(command);
+    }
+    if options.seed.is_none() {
+        // What a library panics at a rotten file is caught, and any other panic is in the report of its run.
+        panic::set_hook(Box::new(|_| ()));
     }
     if options.mutants {
         return all_mutants();
