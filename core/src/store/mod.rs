@@ -250,7 +250,7 @@ pub struct StoreConfig {
     /// for each row make it right 99 times in 100. Only with [`Backend::Log`]; 0 for none. Default 16 MiB.
     pub filter_bytes: usize,
     /// Bytes of rows in memory that the tables do not hold yet, from which on no new client write is welcome; from four
-    /// fifths of it on they are slowed down. Default 128 MiB.
+    /// fifths of it on they are slowed down. An opening may have to read so much from the log. Default 64 MiB.
     pub backlog_bytes_max: u64,
     /// Room on the disk that client writes leave alone, for what makes room again. Default 256 MiB.
     pub disk_reserve_bytes: u64,
@@ -274,7 +274,7 @@ impl Default for StoreConfig {
             cache_bytes: 64 << 20,
             page_cache_bytes: 64 << 20,
             filter_bytes: 16 << 20,
-            backlog_bytes_max: 128 << 20,
+            backlog_bytes_max: 64 << 20,
             disk_reserve_bytes: 256 << 20,
             disk_check_every: Duration::from_secs(5),
             scrub_bytes_per_s: 4 << 20,
