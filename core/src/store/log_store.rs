@@ -22,6 +22,7 @@ use super::{
     memtable::Memtable,
     scrub,
     serving::Serving,
+    space::bytes_of,
     view::Taking,
 };
 use crate::env::{BoxFuture, Env, TaskHandle};
@@ -423,11 +424,12 @@ impl FlushSlice {
 
 impl Store for LogStore {
     fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
-        let log = &self.log;
+        let (log, bytes) = (&self.log, bytes_of(&batch));
         let lsn = log.serving.view.apply(batch, |lsn, changes| {
             let batch = Batch { number: log.base + lsn.0, changes: changes.to_vec() };
             log.queue().batches.push(batch);
         })?;
+        log.serving.space.took(bytes);
         log.write.notify_one();
         if log.serving.view.active_bytes() >= log.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS {
             log.flush.notify_one();

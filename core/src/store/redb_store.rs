@@ -6,7 +6,8 @@
 
 use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
-    StoreStats, Write, files::Snapshots, memtable::Memtable, serving::Serving, tables::Tables, view::Taking,
+    StoreStats, Write, files::Snapshots, memtable::Memtable, serving::Serving, space::bytes_of,
+    tables::Tables, view::Taking,
 };
 use crate::env::{BoxFuture, Env};
 use bytes::Bytes;
@@ -92,7 +93,9 @@ async fn commit_group(
 
 impl Store for RedbStore {
     fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
+        let bytes = bytes_of(&batch);
         let lsn = self.serving.view.apply(batch, |_, _| {})?;
+        self.serving.space.took(bytes);
         self.wake.notify_one();
         Ok(lsn)
     }

@@ -68,7 +68,7 @@ impl Serving {
         Arc::new(Self {
             env: env.clone(),
             readers: Readers::new(env.clone(), Arc::clone(&view), config.readers_max),
-            space: Space::watch(env, path, &config).await,
+            space: Space::watch(env, path, &config, &view).await,
             view,
             config,
             progress: watch::Sender::new(Progress::default()),
