@@ -20,7 +20,7 @@ use std::{
         self,
         ErrorKind::{InvalidData, UnexpectedEof},
     },
-    ops::Bound,
+    ops::{Bound, Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -41,7 +41,7 @@ const LIVE_MARK: &str = "live";
 
 /// An open store file.
 pub(super) struct Tables {
-    database: Database,
+    database: Closing,
     /// None while it is only looked at.
     file: Option<Arc<dyn File>>,
     filter: Option<Arc<KeptFilter>>,
@@ -132,6 +132,7 @@ impl Tables {
     }
 
     fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
+        let database = Closing(Some(database));
         Self { database, file, filter: None, live_bytes: Arc::default(), is_counted: AtomicBool::new(false) }
     }
 
@@ -428,6 +429,38 @@ impl<'a> Rows<'a> {
             let (key, value) = row?;
             Ok(Some((Bytes::copy_from_slice(key.value()), Value(value))))
         })
+    }
+}
+
+/// A database that is closed as it is read: redb may panic over a damaged file then, too.
+struct Closing(Option<Database>);
+
+impl Deref for Closing {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Closing {
+    fn deref_mut(&mut self) -> &mut Database {
+        self.0.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        if let Err(StoreError::Damaged(what)) = guarded(|| {
+            drop(database);
+            Ok(())
+        }) {
+            tracing::error!(
+                what,
+                "a damaged file of rows did not close cleanly; nothing that is durable is lost by it"
+            );
+        }
     }
 }
 
