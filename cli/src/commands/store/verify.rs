@@ -10,6 +10,9 @@ use rondel_core::store::inspect::{FileKind, FileReport};
 use serde::Serialize;
 use std::io::{self, Write};
 
+const ADVICE: &str = "put the node's files back as they were when it last ran; if they are lost, keep the node down: the \
+                      others serve without it and have what was acknowledged";
+
 /// What to verify.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -29,10 +32,11 @@ pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
     }))?;
     closed?;
     if damaged > 0 {
-        return Err(failure(
-            format!("{damaged} files of the store are damaged"),
-            "keep the directory as it is, and let a new node be filled from the replicas",
-        ));
+        let what = match damaged {
+            1 => "1 file of the store is damaged".to_owned(),
+            more => format!("{more} files of the store are damaged"),
+        };
+        return Err(failure(what, ADVICE));
     }
     Ok(())
 }
