@@ -1,4 +1,4 @@
-//! Starts that can't be: what is told, and that nothing is left behind.
+//! Starts and other commands that can't be: what is told, and that nothing is left behind.
 
 use crate::harness::{Node, RONDEL, Running, free_ports, rondel};
 use std::{
@@ -20,6 +20,24 @@ fn wrong_words_on_the_command_line_are_answered_with_the_right_ones() {
     rondel(["kv", "get", "b", "k", "--r", "most"]).fails(2, &["--r", "most"]);
     let json = rondel(["kv", "get", "b", "--format", "json"]).fails(2, &[]);
     assert!(crate::harness::json(&json)["error"]["advice"].is_string(), "{json}");
+}
+
+#[test]
+fn what_is_not_there_is_named_in_text_and_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = udp.local_addr().unwrap().to_string();
+    for (words, told) in [
+        (&["start", "--config", "none.toml"][..], "cannot read the configuration file none.toml"),
+        (&["kv", "get", "b", "k", "--hosts", "nowhere"], "HOST:PORT"),
+        (&["status", "--admin", &nobody], "no node answers"),
+        (&["store", "verify", folder], "there is no store in"),
+    ] {
+        rondel(words).fails(1, &[told]);
+        let error = rondel([words, &["--format", "json"]].concat()).fails(1, &[told]);
+        assert!(crate::harness::json(&error)["error"]["message"].is_string(), "{error}");
+    }
 }
 
 #[test]

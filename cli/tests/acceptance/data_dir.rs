@@ -2,7 +2,7 @@
 
 use crate::{
     bad_start::on_own_file_system,
-    harness::{Dev, Ended, Node, Running, copy_dir, eventually, free_ports, records, rondel, start},
+    harness::{Dev, Ended, Node, Running, copy_dir, eventually, free_ports, member, rondel, start},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -228,19 +228,12 @@ fn other_cluster(dev: &Dev) -> std::path::PathBuf {
 }
 
 fn load(dev: &Dev, bucket: &str) {
-    let file = dev.scratch(bucket);
-    fs::write(&file, records(bucket, RECORDS).join("\n")).unwrap();
-    dev.kv(&["import", file.to_str().unwrap()]).ok();
+    dev.load(bucket, RECORDS);
 }
 
 #[track_caller]
 fn verify(dev: &Dev, bucket: &str) {
     dev.kv(&["import", dev.scratch(bucket).to_str().unwrap(), "--verify", "--r", "1"]).ok();
-}
-
-/// What a status says of a member.
-fn member<'a>(status: &'a Value, name: &str) -> &'a Value {
-    status["members"].as_array().unwrap().iter().find(|member| member["name"] == name).unwrap()
 }
 
 fn trouble<'a>(status: &'a Value, name: &str) -> Option<&'a str> {

@@ -13,7 +13,7 @@ const RECORDS: usize = 4_000;
 
 #[test]
 fn an_import_goes_on_while_a_node_is_killed_and_the_node_gets_all_of_it_when_it_returns() {
-    let dev = Dev::start(3);
+    let mut dev = Dev::start(3);
     let lines = records("import", RECORDS);
     let (first, second) = lines.split_at(RECORDS / 2);
     let mut command = Command::new(RONDEL);
@@ -41,6 +41,12 @@ fn an_import_goes_on_while_a_node_is_killed_and_the_node_gets_all_of_it_when_it_
     assert_eq!((&alone["records"], &alone["failed"]), (&RECORDS.into(), &0.into()), "{alone}");
     let never_written = records("import", RECORDS + 1);
     verify(&dev, &never_written, &["--r", "1"]).fails(1, &["1 of 4001 records were not verified"]);
+
+    // A supervisor whose nodes are all dead ends well, and they come back with all that they had.
+    dev.steer("kill", "node2").ok();
+    dev.interrupt();
+    dev.start_again();
+    verify(&dev, &lines, &[]).ok();
 }
 
 #[test]

@@ -10,4 +10,6 @@ mod cluster;
 mod data_dir;
 mod durability;
 mod harness;
+mod steering;
+mod store_files;
 mod strangers;

@@ -1,6 +1,6 @@
 //! A cluster of `rondel dev`.
 
-use super::{Ended, RONDEL, Running, eventually, free_ports, json, rondel, send};
+use super::{Ended, RONDEL, Running, eventually, free_ports, json, records, rondel, send, status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
@@ -90,6 +90,14 @@ impl Dev {
         self.folder.path().join(name)
     }
 
+    /// Imports so many records into a bucket; their file is that of [`Dev::scratch`] with the bucket's name.
+    #[track_caller]
+    pub(crate) fn load(&self, bucket: &str, count: usize) {
+        let file = self.scratch(bucket);
+        fs::write(&file, records(bucket, count).join("\n")).unwrap();
+        self.kv(&["import", file.to_str().unwrap()]).ok();
+    }
+
     /// `rondel kv …` with whatever nodes run.
     #[track_caller]
     pub(crate) fn kv(&self, arguments: &[&str]) -> Ended {
@@ -112,15 +120,13 @@ impl Dev {
     /// The cluster as `rondel status` tells it.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
-        let words = ["status", "--format", "json", "--dir"].map(Path::new);
-        json(&rondel(words.into_iter().chain([&*self.dir()])).ok())
+        status([Path::new("--dir"), &self.dir()])
     }
 
     /// The cluster as one node sees it.
     #[track_caller]
     pub(crate) fn status_of(&self, name: &str) -> Value {
-        let admin = self.address(name, "admin");
-        json(&rondel(["status", "--format", "json", "--admin", &admin]).ok())
+        status(["--admin", &self.address(name, "admin")])
     }
 
     /// Waits until every node says that all are up, that none lacks anything, and that no hint waits.
@@ -165,9 +171,13 @@ impl Dev {
     /// Ends the cluster as Ctrl-C does.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) {
-        let supervisor = self.supervisor.take().unwrap();
-        supervisor.signal(Signal::SIGINT);
-        supervisor.ended().ok();
+        self.end_by(Signal::SIGINT).ok();
+    }
+
+    /// Signals `rondel dev` itself and waits until it has ended.
+    #[track_caller]
+    pub(crate) fn end_by(&mut self, signal: Signal) -> Ended {
+        self.supervisor.take().unwrap().ended_by(signal)
     }
 
     fn kill_nodes(&self) {

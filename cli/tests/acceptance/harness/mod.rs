@@ -155,6 +155,24 @@ pub(crate) fn rondel<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     Running::spawn(Command::new(RONDEL).args(arguments)).ended()
 }
 
+/// The cluster as the nodes that these flags name tell it, as soon as one of them does: a busy machine may keep one
+/// waiting for longer than the command waits.
+#[track_caller]
+fn status<S: AsRef<OsStr>>(flags: impl IntoIterator<Item = S>) -> Value {
+    let mut command = Command::new(RONDEL);
+    command.args(["status", "--format", "json"]).args(flags);
+    eventually("a node that tells its status", || {
+        let ended = Running::spawn(&mut command).ended();
+        (ended.code == Some(0)).then(|| json(&ended.out))
+    })
+}
+
+/// What a status says of a member.
+#[track_caller]
+pub(crate) fn member<'a>(status: &'a Value, name: &str) -> &'a Value {
+    status["members"].as_array().unwrap().iter().find(|member| member["name"] == name).unwrap()
+}
+
 /// A signal for a process that this test has started, or that its cluster says it has.
 pub(crate) fn send(pid: u32, signal: Signal) {
     // It may have ended a moment ago.

@@ -50,7 +50,7 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> Value {
-        super::json(&rondel(["status", "--format", "json", "--admin", &self.admin]).ok())
+        super::status(["--admin", &self.admin])
     }
 
     /// `rondel status --health` of it.
