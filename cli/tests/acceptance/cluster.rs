@@ -1,7 +1,6 @@
 //! A local cluster in daily use.
 
-use crate::harness::{Dev, json, rondel};
-use serde_json::Value;
+use crate::harness::{Dev, eventually, json, member, rondel};
 use std::{collections::BTreeSet, path::Path};
 
 #[test]
@@ -41,17 +40,18 @@ fn a_new_cluster_stores_reads_lists_and_deletes_at_any_node() {
 fn status_tells_at_once_which_nodes_do_not_run_and_which_do_not_answer() {
     let dev = Dev::start(3);
     dev.settle();
-    let state = |status: &Value, name: &str| {
-        let members = status["members"].as_array().unwrap();
-        members.iter().find(|member| member["name"] == name).unwrap()["state"].clone()
-    };
-    assert_eq!(dev.status()["others"].as_array().unwrap().len(), 2);
+    eventually("the word of every node on itself", || {
+        (dev.status()["others"].as_array()?.len() == 2).then_some(())
+    });
     dev.steer("kill", "node3").ok();
-    assert_eq!(state(&dev.status(), "node3"), "down");
+    // Who started it knows at once; the others need a moment to find out.
+    assert_eq!(member(&dev.status(), "node3")["state"], "down");
     dev.steer("pause", "node2").ok();
-    let status = dev.status();
-    assert_eq!(status["unanswered"].as_array().unwrap().len(), 1, "{status}");
-    let silent = status["unanswered"][0].as_str().unwrap();
+    let silent = eventually("a status in which the frozen node alone is missing", || {
+        let status = dev.status();
+        let [silent] = &status["unanswered"].as_array()?[..] else { return None };
+        Some(silent.as_str().unwrap().to_owned())
+    });
     assert!(silent.contains(&dev.address("node2", "admin")) && silent.contains("did not answer"), "{silent}");
     dev.steer("resume", "node2").ok();
     dev.steer("kill", "node1").ok();
