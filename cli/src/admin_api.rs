@@ -131,6 +131,9 @@ pub(crate) struct MemberStatus {
     pub(crate) slow: bool,
     /// Whether it may still lack what it missed while it was down.
     pub(crate) behind: bool,
+    /// Whether it leaves coordinating updates to others: it was started often lately, or its clock is off.
+    #[serde(default)]
+    pub(crate) reluctant: bool,
     /// Slots that it owns.
     pub(crate) slots: u64,
     /// Hints that it keeps for others, as it has said last.
@@ -142,6 +145,10 @@ pub(crate) struct MemberStatus {
 
 /// The state of a member that does not answer, or does not serve.
 pub(crate) const DOWN: &str = "down";
+
+/// What is told of a reluctant member.
+const RELUCTANT: &str = "leaves coordinating updates to others: it was started more than three times within an hour, or \
+                         its clock is off. Wait a minute; if it stays so, set its clock (NTP)";
 
 /// Whether the node serves: `GET /health`, with status 200 or 503.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +176,7 @@ impl Status {
             member.hints_kept = other.node.hints.iter().map(|kept| kept.hints).sum();
             if let Some(own) = other.members.iter().find(|own| own.id == other.node.id) {
                 member.state.clone_from(&own.state);
+                member.reluctant = own.reluctant;
                 member.trouble.clone_from(&own.trouble);
             }
         }
@@ -208,6 +216,9 @@ impl Report for Status {
             writeln!(out, "* as this node sees it")?;
         }
         writeln!(out)?;
+        for member in self.members.iter().filter(|member| member.is_reluctant()) {
+            writeln!(out, "{} {RELUCTANT}", member.name)?;
+        }
         let speaking = || std::iter::once(&self.node).chain(&self.others);
         speaking().try_for_each(|node| node.text(out))?;
         for member in self.members.iter().filter(|member| speaking().all(|node| node.id != member.id)) {
@@ -221,9 +232,17 @@ impl Report for Status {
 
 impl MemberStatus {
     fn shown_state(&self) -> String {
-        let behind = if self.behind && self.state != DOWN { ", catching up" } else { "" };
-        let slow = if self.slow { ", slow" } else { "" };
-        format!("{}{slow}{behind}", self.state)
+        if self.state == DOWN {
+            return self.state.clone();
+        }
+        let besides = [(self.slow, ", slow"), (self.behind, ", behind"), (self.reluctant, ", reluctant")];
+        let besides = besides.into_iter().filter_map(|(holds, what)| holds.then_some(what));
+        format!("{}{}", self.state, besides.collect::<String>())
+    }
+
+    /// Whether it could coordinate and leaves that to others.
+    fn is_reluctant(&self) -> bool {
+        self.reluctant && self.state != DOWN
     }
 }
 
@@ -282,6 +301,7 @@ pub(crate) mod tests {
             state: state.into(),
             slow: false,
             behind: false,
+            reluctant: false,
             slots: 64,
             hints_kept: hints,
             trouble: None,
@@ -340,6 +360,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_member_that_is_slow_behind_or_reluctant_is_shown_as_that_while_it_is_up() {
+        let mut status = sample();
+        for member in &mut status.members {
+            (member.slow, member.behind, member.reluctant) = (true, true, true);
+        }
+        let text = text(&status);
+        assert!(text.contains("\nnode1*  up, slow, behind, reluctant  "), "{text}");
+        assert!(text.contains("\nnode1 leaves coordinating updates to others: "), "{text}");
+        assert!(text.contains("\nnode2   down  ") && !text.contains("node2 leaves coordinating"), "{text}");
+    }
+
+    #[test]
     fn a_cluster_that_is_being_formed_says_whom_it_waits_for() {
         let mut status = sample();
         status.cluster.needed = Some(3);
@@ -370,12 +402,14 @@ pub(crate) mod tests {
         other.node.name = "node2".into();
         other.node.store.state = "disk-full".into();
         other.members[1].trouble = Some("its disk is on fire".into());
+        other.members[1].reluctant = true;
         asked.members[1].trouble = Some("hearsay".into());
         let mut third = asked.members[1].clone();
         (third.id, third.name) = ("id of node3".into(), "node3".into());
         asked.members.push(third);
         asked.take_in(&other);
         assert_eq!(asked.members[1].trouble.as_deref(), Some("its disk is on fire"));
+        assert!(asked.members[1].reluctant, "it knows best");
         let text = text(&asked);
         assert!(text.contains("node1: store ok") && text.contains("node2: store disk-full"), "{text}");
         assert!(

@@ -153,6 +153,7 @@ fn member(member: &node::MemberStatus) -> MemberStatus {
         state: state.to_owned(),
         slow: member.slow,
         behind: member.behind,
+        reluctant: member.reluctant,
         slots: member.slots as u64,
         hints_kept: member.hints,
         trouble: member.trouble.clone(),
