@@ -2,11 +2,13 @@
 
 use crate::harness::{Node, RONDEL, Running, free_ports, rondel};
 use std::{
-    fs,
+    env, fs,
+    io::{self, Write},
     net::{TcpListener, UdpSocket},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::Command,
+    thread,
 };
 
 /// Whom a test runs a process as that must not be let in, if the test itself may go everywhere.
@@ -141,6 +143,9 @@ fn a_read_only_and_a_full_file_system_are_told_apart() {
 
 /// The same command, with a file system of its own in a folder; it goes when the process ends. None, with a word about
 /// it, if this user may not do that.
+///
+/// # Panics
+/// Then, if `RONDEL_TEST_MOUNTS` is `required`.
 pub(crate) fn on_own_file_system(command: &mut Command, at: &Path, options: &str) -> Option<Command> {
     let within = |script: &str| {
         let mut within = Command::new("unshare");
@@ -150,10 +155,11 @@ pub(crate) fn on_own_file_system(command: &mut Command, at: &Path, options: &str
     let mount = "mount -t tmpfs -o \"$2\" tmpfs \"$1\"";
     let possible = within(mount).output().is_ok_and(|tried| tried.status.success());
     if !possible {
-        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-        {
-            eprintln!("skipped: this user may not mount file systems of its own (unshare --user --mount)");
-        }
+        let why = "this user may not mount file systems of its own (unshare --user --mount)";
+        assert_ne!(env::var("RONDEL_TEST_MOUNTS").as_deref(), Ok("required"), "{why}");
+        let thread = thread::current();
+        // What a macro prints is not shown of a test that passes.
+        writeln!(io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or_default()).unwrap();
         return None;
     }
     let mut within = within(&format!("{mount}; shift 2; exec \"$@\""));
