@@ -159,7 +159,7 @@ async fn no_count_is_lost_though_each_node_is_killed_once() {
     for node in [&mut one, &mut two, &mut three] {
         node.expect("serving").await;
     }
-    // A node that does not know yet that the others serve would stand in for them, alone.
+    // A node serves once it knows a majority that does; for a member that it does not know yet another would stand in.
     for node in [&mut one, &mut two, &mut three] {
         node.ask_until("status", |status| status == "up=3 down=0 hints=0").await;
     }

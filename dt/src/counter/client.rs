@@ -63,8 +63,9 @@ impl Counters {
         self.count(key, Decrement { by }).await
     }
 
-    /// What a counter stands at: the merge of a quorum of replicas, so everything acknowledged before is in it. A key
-    /// that was never counted on stands at 0.
+    /// What a counter stands at: the merge of as many replicas as the options need, a quorum by default. It holds all
+    /// that was acknowledged before if reads and counts overlap (`need` of both together more than n) and no stand-in
+    /// was needed; with `owners` too, also if one was. A key that was never counted on stands at 0.
     ///
     /// # Errors
     /// [`RequestError`]; to ask again does no harm.
