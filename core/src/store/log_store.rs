@@ -82,8 +82,8 @@ impl fmt::Debug for Log {
 }
 
 impl LogStore {
-    /// Opens the store in a directory, or makes it. What the log holds and the tables do not is put into the tables
-    /// first.
+    /// Opens the store in a directory, or makes it. What the log holds and the tables do not is read into memory, and
+    /// goes into the tables as what comes after it does.
     ///
     /// # Errors
     /// [`OpenError`]: nothing is lost that was not lost before; it may be tried again.
@@ -91,20 +91,21 @@ impl LogStore {
         let (disk, at, with, new_log) = (env.disk(), directory.to_owned(), config.clone(), env.random_u128());
         let opened = env.block(move || {
             let files = StoreFiles::open(&*disk, &at, &with)?;
-            let opened = recover(disk, &at.join("log"), &files, &with.log, new_log)
+            let opened = recover(disk, &at.join("log"), &files, &with, new_log)
                 .and_then(|recovered| Ok((files.snapshots()?, recovered)));
             let (snapshots, recovered) = opened.map_err(|error| OpenError::from_store(&at, error))?;
             Ok((Arc::new(files), snapshots, recovered))
         });
         let (files, snapshots, recovered) =
             opened.await.map_err(|lost| OpenError::lost(directory, lost))??;
-        let Recovered { recovery, last, segments, tail } = recovered;
+        let Recovered { recovery, last, rows, segments, tail } = recovered;
 
         let [write, flush, prepare] = [(); 3].map(|()| Arc::new(Notify::new()));
         let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
         let serving = Serving::new(env, &directory.join("log"), config.clone(), snapshots, wakes).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
         serving.counts.filter_bytes.store(files.filter_bytes(), Relaxed);
+        let left = (!rows.is_empty()).then(|| serving.view.take_back(rows));
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(Arc::clone(&segments), config.log, tail, last);
         let queue = Mutex::default();
@@ -119,7 +120,7 @@ impl LogStore {
             prepare,
         });
         env.spawn_thread("store-log", Arc::clone(&log).write(writer));
-        env.spawn("store-flush", Arc::clone(&log).flush(files));
+        env.spawn("store-flush", Arc::clone(&log).flush(files, left));
         env.spawn("store-prepare", Arc::clone(&log).prepare());
         let scrubber = env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving)));
         Ok(Self { log, recovery, scrubber })
@@ -215,14 +216,15 @@ impl Log {
 
 /// The flush task.
 impl Log {
-    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>) {
+    /// `left` is what an earlier opening has left.
+    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>, mut left: Option<Arc<Memtable>>) {
         let (mut files, mut upkeep) = (files, Upkeep::default());
         loop {
             let taking = self.serving.view.taking();
             if taking == Taking::Stopped {
                 break;
             }
-            if taking == Taking::Yes && !self.is_flush_due() {
+            if taking == Taking::Yes && left.is_none() && !self.is_flush_due() {
                 match self.keep_up(&mut files, &mut upkeep).await {
                     Ok(true) => {}
                     Ok(false) => self.flush.notified().await,
@@ -233,7 +235,7 @@ impl Log {
                 }
                 continue;
             }
-            let Some(frozen) = self.serving.view.freeze() else {
+            let Some(frozen) = left.take().or_else(|| self.serving.view.freeze()) else {
                 if taking == Taking::Closed {
                     break;
                 }
@@ -272,8 +274,8 @@ impl Log {
         }
         // The first file last: it says which segments are needed, for all files.
         for number in (0..files.all().len()).rev() {
-            let marks = (number == 0).then_some(first_needed);
-            self.flush_file(files, number, frozen, applied, marks).await?;
+            let mark = (number == 0).then(|| self.segments().mark_from(first_needed));
+            self.flush_file(files, number, frozen, applied, mark).await?;
         }
         let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
         let retire = move || {
@@ -308,7 +310,7 @@ impl Log {
         number: usize,
         frozen: &Arc<Memtable>,
         applied: u64,
-        first_needed: Option<u64>,
+        needed: Option<u128>,
     ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -338,8 +340,8 @@ impl Log {
             if !unmarked {
                 transaction.mark_applied(u128::from(applied))?;
             }
-            if let Some(first) = first_needed {
-                transaction.mark(FIRST_MARK, u128::from(first))?;
+            if let Some(needed) = needed {
+                transaction.mark(FIRST_MARK, needed)?;
             }
             transaction.commit()
         };

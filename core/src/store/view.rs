@@ -167,6 +167,14 @@ impl View {
         Some(frozen)
     }
 
+    /// Shows what an earlier opening has left: as the oldest memtable, before any batch is taken.
+    pub(super) fn take_back(&self, left: Memtable) -> Arc<Memtable> {
+        let left = Arc::new(left);
+        self.frozen_bytes.fetch_add(left.bytes, Relaxed);
+        self.write().frozen.insert(0, Arc::clone(&left));
+        left
+    }
+
     /// Lets go of the oldest frozen memtable, whose rows `tables` now holds.
     pub(super) fn retire(&self, frozen: &Arc<Memtable>, tables: Snapshots) {
         // Into the cache before they leave the memtables: in between they are found in both, and never in neither.

@@ -6,7 +6,7 @@ use crate::{
     store::{
         Loss, RowKey, StoreError,
         log::{
-            InspectedSegment, io_error,
+            InspectedSegment, Needed, io_error,
             recovery::{FIRST_MARK, LOG_MARK},
             segments_of,
         },
@@ -75,8 +75,8 @@ pub struct LogSummary {
 pub(super) struct Log {
     needed: Vec<InspectedSegment>,
     spare: Vec<InspectedSegment>,
-    /// The first segment that is needed, and the batch that comes next, if the store's first file says so.
-    expected: Option<(u64, u64)>,
+    /// Which segments should be there, and the batch that comes next, if the store's first file says so.
+    expected: Option<(Needed, u64)>,
 }
 
 impl Log {
@@ -85,19 +85,17 @@ impl Log {
         let marks = Marks::read(&**disk, store)?;
         // Without the marks: the newest opening's.
         let newest = all.iter().filter_map(|segment| segment.header()).max_by_key(|(_, number)| *number);
-        let (log, first) = match (&marks, newest) {
-            (Some(marks), _) => (Some(marks.log), marks.first),
-            (None, Some((log, number))) => (Some(log), number >> 32 << 32),
-            (None, None) => (None, 0),
+        let (log, segments) = match (&marks, newest) {
+            (Some(marks), _) => (Some(marks.log), marks.needed),
+            (None, Some((log, number))) => (Some(log), Needed::from(number >> 32 << 32)),
+            (None, None) => (None, Needed::from(0)),
         };
         let is_needed = |segment: &InspectedSegment| {
-            let of_opening =
-                |(of, number): (u128, u64)| Some(of) == log && number >= first && number >> 32 == first >> 32;
-            segment.header().is_some_and(of_opening)
+            segment.header().is_some_and(|(of, number)| Some(of) == log && segments.has(number))
         };
         let (mut needed, spare): (Vec<_>, Vec<_>) = all.into_iter().partition(is_needed);
         needed.sort_unstable_by_key(InspectedSegment::header);
-        Ok(Self { needed, spare, expected: marks.map(|marks| (marks.first, marks.next)) })
+        Ok(Self { needed, spare, expected: marks.map(|marks| (marks.needed, marks.next)) })
     }
 
     /// Shows every record that follows the one before it.
@@ -106,11 +104,8 @@ impl Log {
         seen: &mut dyn FnMut(usize, LogRecord) -> ControlFlow<()>,
     ) -> Result<LogSummary, StoreError> {
         let mut summary = LogSummary::default();
-        let (mut number, mut next) =
-            self.expected.map_or((None, None), |(number, next)| (Some(number), Some(next)));
-        if self.needed.is_empty() && number.is_some() {
-            summary.loss = next.map(|from| Loss { from, durable: 0 });
-        }
+        let needed = self.expected.map(|(needed, _)| needed);
+        let (mut number, mut next) = (needed.map(Needed::first), self.expected.map(|(_, next)| next));
         for (index, segment) in self.needed.iter().enumerate() {
             let Some((_, own)) = segment.header() else { continue };
             let first = segment.first();
@@ -140,7 +135,13 @@ impl Log {
                 summary.loss = Some(Loss { from: reached + 1, durable });
                 break;
             }
-            (number, next) = (Some(own + 1), Some(reached + 1));
+            number = Some(needed.map_or(own + 1, |needed| needed.after(own)));
+            next = Some(reached + 1);
+        }
+        let is_there =
+            |number| self.needed.iter().any(|segment| segment.header().is_some_and(|of| of.1 == number));
+        if summary.loss.is_none() && needed.is_some_and(|needed| !is_there(needed.newest())) {
+            summary.loss = next.map(|from| Loss { from, durable: 0 });
         }
         Ok(summary)
     }
@@ -192,7 +193,7 @@ fn missing(text: String) -> FileReport {
 /// What the store's first file says of the log.
 struct Marks {
     log: u128,
-    first: u64,
+    needed: Needed,
     /// The batch that comes next.
     next: u64,
 }
@@ -208,11 +209,10 @@ impl Marks {
             let applied = tables.mark(APPLIED_MARK)?.unwrap_or(0);
             Ok::<_, StoreError>(log.zip(first).map(|(log, first)| (log, first, applied)))
         };
-        let as_u64 = |mark| u64::try_from(mark).ok();
         // One that is damaged is reported where its rows are.
         let marks = read().ok().flatten();
         Ok(marks.and_then(|(log, first, applied)| {
-            Some(Self { log, first: as_u64(first)?, next: as_u64(applied)? + 1 })
+            Some(Self { log, needed: Needed::of_mark(first).ok()?, next: u64::try_from(applied).ok()? + 1 })
         }))
     }
 }

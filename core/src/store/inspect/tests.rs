@@ -24,14 +24,17 @@ fn row(number: u64) -> Write {
     Write { at, value: Some(value) }
 }
 
-/// A store with rows in its tables, and rows that are in its log only. The process is gone.
-fn filled(sim: &Sim) -> Env {
-    let env = sim.node_env(0);
-    let config = || StoreConfig {
+fn config() -> StoreConfig {
+    StoreConfig {
         log: LogConfig { segment_bytes: 24 << 10, store_files: 2, ..LogConfig::default() },
         filter_bytes: 1 << 10,
         ..StoreConfig::default()
-    };
+    }
+}
+
+/// A store with rows in its tables, and rows that are in its log only. The process is gone.
+fn filled(sim: &Sim) -> Env {
+    let env = sim.node_env(0);
     sim.run_until(async {
         let store = LogStore::open(&env, Path::new("/data/store"), config()).await.unwrap();
         for number in 0..ROWS {
@@ -124,6 +127,34 @@ fn the_log_is_shown_in_order() {
         })
         .unwrap();
     assert_eq!(seen, 7);
+}
+
+#[test]
+fn what_an_opening_has_left_in_the_log_is_shown_with_what_it_wrote_itself() {
+    let sim = Sim::new(7);
+    let env = filled(&sim);
+    sim.run_until(async {
+        let store = LogStore::open(&env, Path::new("/data/store"), config()).await.unwrap();
+        settle(&store, store.apply(vec![row(1)]).unwrap()).await;
+        assert!(store.stats().frozen_bytes > 0, "killed before the flush is done");
+    });
+    sim.kill(0);
+    let env = sim.node_env(0);
+    let mut last = 0;
+    let look_through = |last: &mut u64| {
+        look(&env).log(|record| {
+            assert!(record.number == *last || record.number == *last + 1 || *last == 0);
+            *last = record.number;
+            ControlFlow::Continue(())
+        })
+    };
+    let summary = look_through(&mut last).unwrap();
+    // Of its one batch: a row, and the seal of its group.
+    assert_eq!((summary.records, summary.last, summary.loss), (ROWS * 3 + 2, Some(2 * ROWS + 1), None));
+    assert_eq!(last, 2 * ROWS + 1);
+    env.disk().remove(&summary.end.unwrap().0).unwrap();
+    let without_its_own = look_through(&mut 0).unwrap();
+    assert_eq!(without_its_own.loss.map(|loss| loss.from), Some(2 * ROWS + 1));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //!
 //! Batches are numbered over all openings of the store, without gaps. They are written in groups, each ended by a
 //! seal and made durable by one sync, to segments that are written over when their batches have reached the tables
-//! ([`Segments`](segment::Segments)). An opening reads what the tables do not have yet ([`recovery`]), puts it into
-//! the tables, and begins a segment of its own: nothing is ever appended to a segment of an earlier opening
-//! (PROTOCOLS §8).
+//! ([`Segments`](segment::Segments)). An opening reads what the tables do not have yet ([`recovery`]), leaves it to the
+//! flush or puts it into the tables, and begins a segment of its own: nothing is ever appended to a segment of an earlier
+//! opening (PROTOCOLS §8).
 
 mod inspect;
 pub(super) mod mutant;
+mod needed;
 mod record;
 pub(super) mod recovery;
 pub(super) mod segment;
@@ -17,6 +18,7 @@ pub(super) mod writer;
 pub(super) use inspect::{InspectedSegment, segments_of};
 #[doc(hidden)]
 pub use mutant::Mutant;
+pub(super) use needed::Needed;
 pub(super) use recovery::io_error;
 pub use recovery::{Loss, Recovery};
 

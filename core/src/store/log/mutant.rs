@@ -19,6 +19,10 @@ pub enum Mutant {
     AppendToCut,
     /// An opening trusts that what it reads of the newest group is durable.
     UnprovenTail,
+    /// An opening that leaves what it read to the flush does not say that the log goes on behind it.
+    ForgottenJoint,
+    /// An opening that leaves what it read to the flush says that only its own segments are needed.
+    HastyOpening,
     /// A flush does not say how far it brings the tables.
     UnmarkedFlush,
     /// A flush does not keep what it adds to the filter.

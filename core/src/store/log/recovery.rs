@@ -1,16 +1,22 @@
-//! Opening a log: what the tables do not have yet is read and put into them.
+//! Opening a log: what the tables do not have yet is read.
 //!
 //! Whole groups are taken, in order, from the oldest segment that is needed. At the first record that can't be read
 //! the segment ends. If anything later says that a batch beyond it was durable (a seal behind it in the segment, or
 //! a later segment, which is only begun when everything before it is durable), acknowledged batches are gone:
 //! that is a [`Loss`], and the store is behind its replicas. Otherwise it is the torn tail of a write that nobody was
-//! told of. Either way the segment is never written to again before its number is forgotten, because the opening
-//! ends by putting everything into the tables and beginning a segment with a number of its own, in one transaction.
-//! Until then nothing that it read has been changed: a crash during an opening is followed by the same opening.
+//! told of.
+//!
+//! Either way the segment is never written to again before its number is forgotten, because the opening begins a
+//! segment with a number of its own. The rows are left to the flush, which takes them for the oldest memtable; what was
+//! read stays needed until it has moved them. Where that can't be (they are too many, the opening before has left its
+//! own and was cut off before their flush, or something is lost) they go into the tables before the store opens.
+//! Both end in one transaction, until which nothing that was read has been changed: a crash during an opening is
+//! followed by the same opening.
 
 use super::{
     LogConfig,
     mutant::Mutant,
+    needed::Needed,
     record::{self, Body, Seed},
     segment::{Header, RECORDS_AT, SegmentFile, Segments},
     walk::Walk,
@@ -18,16 +24,16 @@ use super::{
 use crate::{
     env::Disk,
     store::{
-        Lsn, StoreError,
+        Lsn, StoreConfig, StoreError,
         files::StoreFiles,
         memtable::{Change, Memtable},
         tables::{APPLIED_MARK, Tables, make_directory},
     },
 };
 use bytes::Bytes;
-use std::{io, path::Path, sync::Arc};
+use std::{io, iter::successors, path::Path, sync::Arc};
 
-/// The oldest segment whose records are needed; in the first store file.
+/// Which segments are needed; in the first store file.
 pub(in crate::store) const FIRST_MARK: &str = "log first";
 pub(in crate::store) const LOG_MARK: &str = "log";
 /// A loss is known at every opening from then on; in the first store file.
@@ -58,14 +64,16 @@ pub struct Loss {
 /// A log that is ready to be written to.
 pub(in crate::store) struct Recovered {
     pub(in crate::store) recovery: Recovery,
-    /// The last batch that the tables hold: the next one has the number after it.
+    /// The last batch of the earlier openings: the next one has the number after it.
     pub(in crate::store) last: u64,
+    /// What the tables do not have of them, durable before this opening's first batch.
+    pub(in crate::store) rows: Memtable,
     pub(in crate::store) segments: Segments,
     /// The segment that comes next, and where in it.
     pub(in crate::store) tail: Tail,
 }
 
-/// Where the log goes on.
+/// Where the log goes on, or has ended.
 #[derive(Clone)]
 pub(in crate::store) struct Tail {
     pub(super) header: Header,
@@ -78,64 +86,35 @@ pub(in crate::store) fn recover(
     disk: Arc<dyn Disk>,
     directory: &Path,
     files: &StoreFiles,
-    config: &LogConfig,
+    config: &StoreConfig,
     new_log: u128,
 ) -> Result<Recovered, StoreError> {
     make_directory(&*disk, directory).map_err(io_error)?;
     let log = files.first().mark(LOG_MARK)?.unwrap_or(new_log);
-    let first = files.first().mark(FIRST_MARK)?.map(as_u64).transpose()?;
+    let needed = files.first().mark(FIRST_MARK)?.map(Needed::of_mark).transpose()?;
     let applied = files.all().iter().map(|file| applied(file)).collect::<Result<Vec<_>, _>>()?;
-    let opening = first.map_or(0, |first| first >> 32) + 1;
-    let next_number = opening << 32;
-    let mut segments =
-        Segments::find(disk, directory, config.segment_bytes, log, next_number).map_err(io_error)?;
+    let opening = needed.map_or(0, Needed::newest_opening) + 1;
+    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, opening << 32);
+    let mut opening = Opening { files, applied: &applied, log, segments: segments.map_err(io_error)? };
 
     let mut found = Found::new(files, &applied, config);
-    let mut needed = Vec::new();
-    if let Some(first) = first {
-        needed = chain(&segments, log, first)?;
-        found.read(first, &needed)?;
+    let mut aside = Vec::new();
+    if let Some(needed) = needed {
+        let chain = chain(&opening.segments, log, needed)?;
+        aside = opening.segments.set_aside(|file| chain.iter().any(|(_, other)| other.is(file)));
+        found.read(needed, &chain)?;
         // The store files take it one by one: what some of them have must not be gone from the log.
-        if !config.breaks(Mutant::UnprovenTail) {
+        if !config.log.breaks(Mutant::UnprovenTail) {
             found.prove().map_err(io_error)?;
         }
     }
     let last = found.next - 1;
-    let aside = segments.set_aside(|file| needed.iter().any(|(_, other)| other.is(file)));
-    let tail = match found.cut.take().filter(|_| config.breaks(Mutant::AppendToCut)) {
-        Some(cut) => segments.adopt(cut),
-        None => begin(&mut segments, last + 1)?,
+    let waiting = needed.filter(|needed| found.can_wait(*needed));
+    let (rows, tail) = match waiting {
+        Some(needed) => opening.leave(found.rows, needed, &found.read, last, &config.log)?,
+        None => (Memtable::default(), opening.settle(&mut found, aside, last)?),
     };
-    let found = found;
-    let loss = match (known_loss(files.first())?, found.recovery.loss) {
-        (Some(known), Some(new)) => Some(Loss { from: known.from, durable: known.durable.max(new.durable) }),
-        (known, new) => known.or(new),
-    };
-    for (number, file) in files.all().iter().enumerate().rev() {
-        let rows: Vec<_> = found.rows.iter().filter(|(key, _)| files.of(key) == number).collect();
-        for part in rows.chunks(files.part_rows()) {
-            let transaction = file.begin_part()?;
-            transaction.change(part.iter().copied())?;
-            transaction.commit()?;
-        }
-        let transaction = file.begin()?;
-        transaction.mark_applied(u128::from(last))?;
-        if number == 0 {
-            // The last step of the opening: before it the old segments are needed, after it the new one.
-            transaction.mark(LOG_MARK, log)?;
-            transaction.mark(FIRST_MARK, u128::from(tail.header.number))?;
-            if let Some(loss) = loss {
-                transaction.mark(LOST_FROM_MARK, u128::from(loss.from))?;
-                transaction.mark(LOST_DURABLE_MARK, u128::from(loss.durable))?;
-            }
-        }
-        transaction.commit()?;
-    }
-    if found.recovery.loss.is_some() {
-        segments.keep_as_evidence(&aside).map_err(io_error)?;
-    } else {
-        segments.give_back(aside.into_iter().filter(|file| !file.is(&tail.file)).collect());
-    }
+    let loss = known_loss(files.first())?;
     if let Some(loss) = loss {
         tracing::error!(
             from = loss.from,
@@ -143,25 +122,97 @@ pub(in crate::store) fn recover(
             "acknowledged writes are missing from the store's log: it must be filled from its replicas"
         );
     }
-    Ok(Recovered { recovery: Recovery { loss, ..found.recovery }, last, segments, tail })
+    let recovery = Recovery { loss, ..found.recovery };
+    Ok(Recovered { recovery, last, rows, segments: opening.segments, tail })
 }
 
-fn begin(segments: &mut Segments, first: u64) -> Result<Tail, StoreError> {
-    let (header, file) = segments.begin(first).map_err(io_error)?;
-    // Durable before the tables say that it is needed.
-    file.bytes.sync().map_err(io_error)?;
-    Ok(Tail { header, file, at: RECORDS_AT })
+/// The end of an opening: it begins a segment of its own and says so.
+struct Opening<'a> {
+    files: &'a StoreFiles,
+    applied: &'a [u64],
+    log: u128,
+    segments: Segments,
 }
 
-/// The segments from `first` on that the last opening wrote, in order. What an opening that did not finish has begun
-/// is not among them.
-fn chain(segments: &Segments, log: u128, first: u64) -> Result<Vec<(Header, SegmentFile)>, StoreError> {
+impl Opening<'_> {
+    /// Leaves the rows to the flush: the segments that were read stay needed, and the new one comes behind them.
+    fn leave(
+        &mut self,
+        rows: Memtable,
+        needed: Needed,
+        read: &[Tail],
+        last: u64,
+        config: &LogConfig,
+    ) -> Result<(Memtable, Tail), StoreError> {
+        read.iter().for_each(|read| self.segments.keep(read));
+        let tail = self.begin(last + 1)?;
+        let behind = read.last().and_then(|read| needed.joined(read.header.number, tail.header.number));
+        let mut needed = behind.expect("what can wait has been read, and had no joint");
+        self.segments.set_needed(needed);
+        if config.breaks(Mutant::HastyOpening) {
+            needed = Needed::from(tail.header.number);
+        }
+        if !config.breaks(Mutant::ForgottenJoint) {
+            let transaction = self.files.first().begin()?;
+            transaction.mark(FIRST_MARK, needed.mark())?;
+            transaction.commit()?;
+        }
+        Ok((rows, tail))
+    }
+
+    /// Puts the rows into the tables: only the new segment is needed then.
+    fn settle(
+        &mut self,
+        found: &mut Found<'_>,
+        aside: Vec<SegmentFile>,
+        last: u64,
+    ) -> Result<Tail, StoreError> {
+        let cut = found.read.pop().filter(|_| found.config.log.breaks(Mutant::AppendToCut));
+        let tail = match cut {
+            Some(cut) => self.segments.adopt(cut),
+            None => self.begin(last + 1)?,
+        };
+        found.move_rows()?;
+        for (number, file) in self.files.all().iter().enumerate().rev() {
+            if number > 0 && self.applied[number] == last {
+                continue;
+            }
+            let transaction = file.begin()?;
+            transaction.mark_applied(u128::from(last))?;
+            if number == 0 {
+                // The last step of the opening: before it the old segments are needed, after it the new one.
+                transaction.mark(LOG_MARK, self.log)?;
+                transaction.mark(FIRST_MARK, Needed::from(tail.header.number).mark())?;
+                if let Some(loss) = found.loss_to_keep(known_loss(file)?) {
+                    transaction.mark(LOST_FROM_MARK, u128::from(loss.from))?;
+                    transaction.mark(LOST_DURABLE_MARK, u128::from(loss.durable))?;
+                }
+            }
+            transaction.commit()?;
+        }
+        if found.recovery.loss.is_some() {
+            self.segments.keep_as_evidence(&aside).map_err(io_error)?;
+        } else {
+            self.segments.give_back(aside.into_iter().filter(|file| !file.is(&tail.file)).collect());
+        }
+        Ok(tail)
+    }
+
+    fn begin(&mut self, first: u64) -> Result<Tail, StoreError> {
+        let (header, file) = self.segments.begin(first).map_err(io_error)?;
+        // Durable before the tables say that it is needed.
+        file.bytes.sync().map_err(io_error)?;
+        Ok(Tail { header, file, at: RECORDS_AT })
+    }
+}
+
+/// The segments that are needed and there, in order. What an opening that did not finish has begun is not among them.
+fn chain(segments: &Segments, log: u128, needed: Needed) -> Result<Vec<(Header, SegmentFile)>, StoreError> {
     let mut chain = Vec::new();
     for file in segments.free() {
         if let Some(header) = file.header().map_err(io_error)?
             && header.log == log
-            && header.number >= first
-            && header.number >> 32 == first >> 32
+            && needed.has(header.number)
         {
             chain.push((header, file.clone()));
         }
@@ -175,14 +226,16 @@ struct Found<'a> {
     files: &'a StoreFiles,
     /// By store file, the batch up to which it has everything.
     applied: &'a [u64],
-    config: &'a LogConfig,
+    config: &'a StoreConfig,
     rows: Memtable,
+    /// Some rows are on their way into the tables, and durable there with the next transaction of their file.
+    moved: bool,
     recovery: Recovery,
     /// The batch that comes next.
     next: u64,
-    /// Where the last segment ended.
-    cut: Option<Tail>,
-    /// Its newest group, and where it begins.
+    /// The segments, and where each has ended.
+    read: Vec<Tail>,
+    /// The newest group of the last one, and where it begins.
     unproven: Option<(u64, Vec<u8>)>,
 }
 
@@ -194,24 +247,37 @@ struct Groups {
 }
 
 impl<'a> Found<'a> {
-    fn new(files: &'a StoreFiles, applied: &'a [u64], config: &'a LogConfig) -> Self {
-        let next = applied.iter().min().map_or(1, |applied| applied + 1);
-        let (rows, recovery) = (Memtable::default(), Recovery::default());
-        Self { files, applied, config, rows, recovery, next, cut: None, unproven: None }
+    fn new(files: &'a StoreFiles, applied: &'a [u64], config: &'a StoreConfig) -> Self {
+        Self {
+            files,
+            applied,
+            config,
+            rows: Memtable::default(),
+            moved: false,
+            recovery: Recovery::default(),
+            next: applied.iter().min().map_or(1, |applied| applied + 1),
+            read: Vec::new(),
+            unproven: None,
+        }
     }
 
-    /// Reads segments that should begin with number `first` and have no gap.
-    fn read(&mut self, first: u64, chain: &[(Header, SegmentFile)]) -> Result<(), StoreError> {
-        for (number, (header, file)) in (first..).zip(chain) {
+    /// Reads segments, which should be those that are needed.
+    fn read(&mut self, needed: Needed, chain: &[(Header, SegmentFile)]) -> Result<(), StoreError> {
+        let numbers = successors(Some(needed.first()), |number| Some(needed.after(*number)));
+        for (number, (header, file)) in numbers.zip(chain) {
             if header.number != number || header.first > self.next {
                 self.lose(header.first.saturating_sub(1));
                 break;
             }
+            // This segment proves the ones before it durable: their rows may go into the tables.
+            if self.rows.bytes > self.config.backlog_bytes_max {
+                self.move_rows()?;
+            }
             let bytes = file.records().map_err(io_error)?;
-            let seed = seed(header, self.config);
+            let seed = seed(header, &self.config.log);
             let Groups { newest, end } = self.read_segment(header.first, &bytes, seed);
             self.recovery.segments += 1;
-            self.cut = Some(Tail { header: *header, file: file.clone(), at: RECORDS_AT + end as u64 });
+            self.read.push(Tail { header: *header, file: file.clone(), at: RECORDS_AT + end as u64 });
             // A later segment proves this one durable, and will replace this.
             self.unproven = Some((RECORDS_AT + newest as u64, bytes[newest..end].to_vec()));
             if let Some(durable) =
@@ -221,7 +287,7 @@ impl<'a> Found<'a> {
                 break;
             }
         }
-        if chain.is_empty() {
+        if self.recovery.loss.is_none() && !chain.iter().any(|(header, _)| header.number == needed.newest()) {
             self.lose(0);
         }
         Ok(())
@@ -243,7 +309,7 @@ impl<'a> Found<'a> {
                 }
             }
         }
-        if self.config.breaks(Mutant::UnsealedGroup) {
+        if self.config.log.breaks(Mutant::UnsealedGroup) {
             self.take(group);
         }
         groups
@@ -253,7 +319,7 @@ impl<'a> Found<'a> {
     /// may have been cut short when the process was killed, or have failed, after which another sync would succeed
     /// and do nothing. Every older group is durable, or this one would not have been written.
     fn prove(&self) -> io::Result<()> {
-        if let (Some(tail), Some((at, group))) = (&self.cut, &self.unproven) {
+        if let (Some(tail), Some((at, group))) = (self.read.last(), &self.unproven) {
             tail.file.write_header(&tail.header)?;
             tail.file.bytes.write_at(*at, group)?;
             tail.file.bytes.sync()?;
@@ -269,9 +335,32 @@ impl<'a> Found<'a> {
                 self.next = number + 1;
             }
             if number > self.applied[self.files.of(&change.0)] {
-                self.rows.apply(Lsn(number), [change]);
+                self.rows.apply(Lsn(0), [change]);
             }
         }
+    }
+
+    /// Whether the rows may be left to the flush. A second joint is not: openings that are cut off one after the other
+    /// would pile up segments.
+    fn can_wait(&self, needed: Needed) -> bool {
+        let is_whole = self.recovery.loss.is_none() && !self.moved;
+        let fits = !self.rows.is_empty() && self.rows.bytes <= self.config.backlog_bytes_max;
+        is_whole && fits && !needed.is_joined() && !self.config.log.breaks(Mutant::AppendToCut)
+    }
+
+    /// Puts the rows on their way into the tables.
+    fn move_rows(&mut self) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.rows);
+        self.moved |= !rows.is_empty();
+        for (number, file) in self.files.all().iter().enumerate().rev() {
+            let rows: Vec<_> = rows.iter().filter(|(key, _)| self.files.of(key) == number).collect();
+            for part in rows.chunks(self.files.part_rows()) {
+                let transaction = file.begin_part()?;
+                transaction.change(part.iter().copied())?;
+                transaction.commit()?;
+            }
+        }
+        Ok(())
     }
 
     /// Batches from the next one on are gone, though all up to `durable` were acknowledged.
@@ -279,6 +368,16 @@ impl<'a> Found<'a> {
         self.recovery.loss = Some(Loss { from: self.next, durable });
         // Numbers that a store file has seen are not given out again.
         self.next = self.next.max(self.applied.iter().max().map_or(0, |applied| applied + 1));
+    }
+
+    /// What is to be known of losses from now on: this one, and what an earlier opening has found.
+    fn loss_to_keep(&self, known: Option<Loss>) -> Option<Loss> {
+        match (known, self.recovery.loss) {
+            (Some(known), Some(new)) => {
+                Some(Loss { from: known.from, durable: known.durable.max(new.durable) })
+            }
+            (known, new) => known.or(new),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! Files are never removed; one whose records are no longer needed waits to be written over, which spares the file
 //! system a change of length at every sync.
 
-use super::{record::Seed, recovery::Tail};
+use super::{needed::Needed, record::Seed, recovery::Tail};
 use crate::env::{Disk, File};
 use std::{
     collections::VecDeque,
@@ -158,6 +158,8 @@ pub(in crate::store) struct Segments {
     next_file: u32,
     live: VecDeque<Live>,
     free: Vec<SegmentFile>,
+    /// What the store's first file says.
+    needed: Needed,
 }
 
 impl Segments {
@@ -179,9 +181,8 @@ impl Segments {
             next_file = next_file.max(number + 1);
             free.push(SegmentFile { bytes: disk.open(&path, false)?, path });
         }
-        let live = VecDeque::new();
-        let directory = directory.to_owned();
-        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, free })
+        let (live, directory, needed) = (VecDeque::new(), directory.to_owned(), Needed::from(next_number));
+        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, free, needed })
     }
 
     pub(super) fn free(&self) -> &[SegmentFile] {
@@ -228,10 +229,25 @@ impl Segments {
 
     /// Goes on in a segment of an earlier opening: what [`Mutant::AppendToCut`](super::mutant::Mutant) does.
     pub(super) fn adopt(&mut self, tail: Tail) -> Tail {
-        let Header { number, first, .. } = tail.header;
-        self.next_number = number + 1;
-        self.live.push_back(Live { number, first, bytes: tail.at, file: tail.file.clone() });
+        self.next_number = tail.header.number + 1;
+        self.keep(&tail);
         tail
+    }
+
+    /// Takes a segment of an earlier opening for one that is needed.
+    pub(super) fn keep(&mut self, read: &Tail) {
+        let Header { number, first, .. } = read.header;
+        self.live.push_back(Live { number, first, bytes: read.at - RECORDS_AT, file: read.file.clone() });
+    }
+
+    /// Notes what the store's first file says.
+    pub(super) fn set_needed(&mut self, needed: Needed) {
+        self.needed = needed;
+    }
+
+    /// What the store's first file is to say once the segments before `first_needed` are not needed any more.
+    pub(in crate::store) fn mark_from(&self, first_needed: u64) -> u128 {
+        self.needed.without_before(first_needed).mark()
     }
 
     /// Notes how much has been written to the newest segment.

@@ -122,11 +122,76 @@ fn each_broken_rule_is_caught() {
         Mutant::EarlyTrim,
         Mutant::EarlyReply,
         Mutant::SkippedSync,
+        Mutant::ForgottenJoint,
+        Mutant::HastyOpening,
         Mutant::UnmarkedFlush,
         Mutant::ForgottenFilter,
     ] {
         assert!(caught(mutant, 0..30).is_some(), "{mutant:?} goes unnoticed");
     }
+}
+
+#[test]
+fn a_killed_store_serves_before_its_rows_are_in_the_tables_again() {
+    let sim = Sim::new(14);
+    let config = || StoreConfig { backlog_bytes_max: 1 << 20, ..tight(4) };
+    let rows = |numbers: Range<u64>| numbers.map(|number| numbered(number, Some("a value")).at).collect();
+    let open = |sim: &Sim| {
+        let env = sim.node_env(0);
+        async move { LogStore::open(&env, Path::new("/data"), config()).await.unwrap() }
+    };
+    sim.run_until(async {
+        let store = open(&sim).await;
+        let batch = (0..300).map(|number| numbered(number, Some("a value"))).collect();
+        settle(&store, store.apply(batch).unwrap()).await;
+    });
+    sim.kill(0);
+    sim.run_until(async {
+        let store = open(&sim).await;
+        assert_eq!(store.recovery().batches, 1);
+        assert!(store.stats().backlog_bytes > 0 && store.stats().log_bytes > 0, "{:?}", store.stats());
+        assert_eq!(not_denied(&store, 0..300), 300);
+        settle(&store, store.apply(vec![numbered(7, None)]).unwrap()).await;
+        // What it has left goes into the tables though it is not much; what came after it does not yet.
+        while store.stats().backlog_bytes > 1000 {
+            sim.sleep(Duration::from_millis(1)).await;
+        }
+        assert!(store.stats().log_bytes < 1000, "the segments of the life before are not needed any more");
+        let read = store.read(rows(0..300)).await.unwrap();
+        assert_eq!(read.iter().flatten().count(), 299);
+    });
+    sim.kill(0);
+    sim.run_until(async {
+        let store = open(&sim).await;
+        assert_eq!((store.recovery().batches, store.recovery().segments), (1, 1));
+        let read = store.read(rows(0..300)).await.unwrap();
+        assert_eq!(read.iter().flatten().count(), 299);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn rows_that_are_too_many_for_the_memory_of_a_start_are_in_the_tables_before_it() {
+    let sim = Sim::new(15);
+    let value = Bytes::from(vec![7; 2000]);
+    let put = |number| Write { value: Some(value.clone()), ..numbered(number, None) };
+    let mut wide = StoreConfig { backlog_bytes_max: 8 << 20, ..tight(2) };
+    wide.log.log_bytes_max = 8 << 20;
+    sim.run_until(async {
+        let store = LogStore::open(&sim.node_env(0), Path::new("/data"), wide.clone()).await.unwrap();
+        for number in 0..40 {
+            settle(&store, store.apply(vec![put(number)]).unwrap()).await;
+        }
+        assert!(store.stats().backlog_bytes > 80_000, "{:?}", store.stats());
+    });
+    sim.kill(0);
+    sim.run_until(async {
+        let store = LogStore::open(&sim.node_env(0), Path::new("/data"), tight(2)).await.unwrap();
+        assert_eq!((store.recovery().batches, store.stats().backlog_bytes), (40, 0));
+        let rows = store.read((0..40).map(|number| put(number).at).collect()).await.unwrap();
+        assert!(rows.iter().all(|row| row.as_ref() == Some(&value)));
+        store.close().await.unwrap();
+    });
 }
 
 #[test]

@@ -20,12 +20,15 @@ struct Machine {
     sim: Sim,
     env: Env,
     config: LogConfig,
+    /// Bytes of rows that an opening may leave to the flush.
+    backlog_bytes_max: u64,
 }
 
 /// One opening of the log.
 struct Life {
     files: StoreFiles,
     recovery: Recovery,
+    left: Memtable,
     writer: Writer,
     segments: Arc<Mutex<Segments>>,
     next: u64,
@@ -35,7 +38,8 @@ impl Machine {
     fn new(mutant: Option<Mutant>) -> Self {
         let sim = Sim::new(1);
         let env = sim.node_env(0);
-        Self { sim, env, config: LogConfig { segment_bytes: 16 << 10, mutant, ..LogConfig::default() } }
+        let config = LogConfig { segment_bytes: 16 << 10, mutant, ..LogConfig::default() };
+        Self { sim, env, config, backlog_bytes_max: 1 << 20 }
     }
 
     fn open(&self) -> Life {
@@ -44,15 +48,19 @@ impl Machine {
 
     fn try_open(&self) -> Result<Life, StoreError> {
         let disk = self.env.disk();
-        let config =
-            StoreConfig { log: self.config.clone(), filter_bytes: 1 << 10, ..StoreConfig::default() };
+        let config = StoreConfig {
+            log: self.config.clone(),
+            filter_bytes: 1 << 10,
+            backlog_bytes_max: self.backlog_bytes_max,
+            ..StoreConfig::default()
+        };
         let files = StoreFiles::open(&*disk, Path::new("/data"), &config)
             .map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let recovered = recover(disk, Path::new("/data/log"), &files, &self.config, 77)?;
-        let Recovered { recovery, last, segments, tail } = recovered;
+        let recovered = recover(disk, Path::new("/data/log"), &files, &config, 77)?;
+        let Recovered { recovery, last, rows: left, segments, tail } = recovered;
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(Arc::clone(&segments), self.config.clone(), tail, last);
-        Ok(Life { files, recovery, writer, segments, next: last + 1 })
+        Ok(Life { files, recovery, left, writer, segments, next: last + 1 })
     }
 
     /// Ends the process, and begins another.
@@ -95,15 +103,25 @@ impl Life {
         self.writer.append(&batches).unwrap();
     }
 
-    /// The names and lengths of the rows in the tables.
+    /// The names and lengths of the rows, from the tables and from what was left.
     fn rows(&self) -> Vec<(char, usize)> {
         let tables = self.files.snapshots().unwrap();
-        let len = |name: u8| tables.get(&key(name)).unwrap().map(|row| (char::from(name), row.len()));
-        (b'a'..=b'z').filter_map(len).collect()
+        let row = |name: u8| match self.left.get(&key(name)) {
+            Some(row) => row.clone(),
+            None => tables.get(&key(name)).unwrap(),
+        };
+        (b'a'..=b'z').filter_map(|name| Some((char::from(name), row(name)?.len()))).collect()
     }
 
     fn loss(&self) -> Option<Loss> {
         self.recovery.loss
+    }
+}
+
+/// With openings that leave rows to the flush, and with openings that leave none.
+fn both_ways(test: impl Fn(Machine)) {
+    for backlog_bytes_max in [1 << 20, 0] {
+        test(Machine { backlog_bytes_max, ..Machine::new(None) });
     }
 }
 
@@ -124,25 +142,78 @@ fn whole_groups_are_taken_once_and_in_order() {
     assert_eq!(life.recovery, Recovery { batches: 3, segments: 1, loss: None });
     assert_eq!(life.rows(), [('a', 3), ('b', 2)]);
     drop(life);
+    // Cut off before the flush, it has left them in the log; the next puts them into the tables.
+    let life = machine.open();
+    assert_eq!(life.recovery, Recovery { batches: 3, segments: 2, loss: None });
+    assert!(life.left.is_empty());
+    assert_eq!(life.rows(), [('a', 3), ('b', 2)]);
+    drop(life);
     assert_eq!(machine.open().recovery, Recovery { batches: 0, segments: 1, loss: None });
 }
 
 #[test]
-fn a_torn_tail_is_cut_without_a_loss() {
+fn the_log_goes_on_behind_what_an_opening_has_left() {
     let machine = Machine::new(None);
     let mut life = machine.open();
     life.append(&[(b'a', ROW)]);
-    let tail = life.writer.position();
-    life.append(&[(b'b', ROW), (b'c', ROW)]);
+    let torn = life.writer.position();
+    life.append(&[(b'b', ROW)]);
     drop(life);
-    machine.damage(0, tail);
+    machine.damage(0, torn);
     let mut life = machine.open();
-    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
-    // The numbers of what was cut are given out again.
+    assert_eq!(life.left.iter().count(), 1);
+    life.append(&[(b'c', 16 << 10)]);
     life.append(&[(b'd', ROW)]);
     drop(life);
     let life = machine.open();
-    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW), ('d', ROW)], None));
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW), ('c', 16 << 10), ('d', ROW)], None));
+    assert_eq!(life.recovery.segments, 3);
+}
+
+#[test]
+fn a_segment_on_either_side_of_a_joint_that_is_gone_is_a_loss() {
+    for (gone, from, rows) in [(0, 1, 0), (1, 2, 1)] {
+        let machine = Machine::new(None);
+        machine.open().append(&[(b'a', ROW)]);
+        machine.open().append(&[(b'b', ROW)]);
+        machine.env.disk().remove(&machine.log_files()[gone]).unwrap();
+        let life = machine.open();
+        assert_eq!(life.loss().map(|loss| loss.from), Some(from), "segment {gone}");
+        assert_eq!(life.rows().len(), rows);
+    }
+}
+
+#[test]
+fn a_batch_before_a_joint_that_rots_is_a_loss() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW)]);
+    let rots = life.writer.position();
+    life.append(&[(b'b', ROW)]);
+    drop(life);
+    machine.open().append(&[(b'c', ROW)]);
+    machine.damage(0, rots);
+    let life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], Some(Loss { from: 2, durable: 2 })));
+}
+
+#[test]
+fn a_torn_tail_is_cut_without_a_loss() {
+    both_ways(|machine| {
+        let mut life = machine.open();
+        life.append(&[(b'a', ROW)]);
+        let tail = life.writer.position();
+        life.append(&[(b'b', ROW), (b'c', ROW)]);
+        drop(life);
+        machine.damage(0, tail);
+        let mut life = machine.open();
+        assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
+        // The numbers of what was cut are given out again.
+        life.append(&[(b'd', ROW)]);
+        drop(life);
+        let life = machine.open();
+        assert_eq!((life.rows(), life.loss()), (vec![('a', ROW), ('d', ROW)], None));
+    });
 }
 
 #[test]
@@ -162,58 +233,61 @@ fn a_group_without_its_seal_never_happened() {
 
 #[test]
 fn a_damaged_group_that_a_later_seal_calls_durable_is_a_loss() {
-    let machine = Machine::new(None);
-    let mut life = machine.open();
-    life.append(&[(b'a', ROW)]);
-    let damaged = life.writer.position();
-    life.append(&[(b'b', ROW), (b'c', ROW)]);
-    life.append(&[(b'd', ROW)]);
-    drop(life);
-    machine.damage(0, damaged);
-    let life = machine.open();
-    assert_eq!(life.loss(), Some(Loss { from: 2, durable: 3 }));
-    assert_eq!(life.rows(), [('a', ROW)], "what came after the gap is not shown without what was in it");
+    both_ways(|machine| {
+        let mut life = machine.open();
+        life.append(&[(b'a', ROW)]);
+        let damaged = life.writer.position();
+        life.append(&[(b'b', ROW), (b'c', ROW)]);
+        life.append(&[(b'd', ROW)]);
+        drop(life);
+        machine.damage(0, damaged);
+        let life = machine.open();
+        assert_eq!(life.loss(), Some(Loss { from: 2, durable: 3 }));
+        assert_eq!(life.rows(), [('a', ROW)], "what came after the gap is not shown without what was in it");
+    });
 }
 
 #[test]
 fn a_loss_is_known_at_every_opening_and_what_is_left_of_it_is_kept() {
-    let machine = Machine::new(None);
-    let mut life = machine.open();
-    let damaged = life.writer.position();
-    life.append(&[(b'a', ROW)]);
-    life.append(&[(b'b', ROW)]);
-    drop(life);
-    machine.damage(0, damaged);
-    let before = machine.bytes(0);
-    for opening in 0..4_u8 {
+    both_ways(|machine| {
         let mut life = machine.open();
-        assert_eq!(life.loss(), Some(Loss { from: 1, durable: 1 }), "opening {opening}");
-        life.append(&[(b'c' + opening, ROW)]);
-        assert_eq!(life.rows().len(), usize::from(opening));
-    }
-    let kept: Vec<_> =
-        machine.log_files().into_iter().filter(|path| path.ends_with("log-000000.lost")).collect();
-    assert_eq!(kept.len(), 1, "{:?}", machine.log_files());
-    let kept = machine.env.disk().open(&kept[0], false).unwrap();
-    assert_eq!(kept.len().unwrap(), before.len() as u64);
-    let mut bytes = vec![0; before.len()];
-    kept.read_at(0, &mut bytes).unwrap();
-    assert!(bytes == before);
+        let damaged = life.writer.position();
+        life.append(&[(b'a', ROW)]);
+        life.append(&[(b'b', ROW)]);
+        drop(life);
+        machine.damage(0, damaged);
+        let before = machine.bytes(0);
+        for opening in 0..4_u8 {
+            let mut life = machine.open();
+            assert_eq!(life.loss(), Some(Loss { from: 1, durable: 1 }), "opening {opening}");
+            life.append(&[(b'c' + opening, ROW)]);
+            assert_eq!(life.rows().len(), usize::from(opening));
+        }
+        let kept: Vec<_> =
+            machine.log_files().into_iter().filter(|path| path.ends_with("log-000000.lost")).collect();
+        assert_eq!(kept.len(), 1, "{:?}", machine.log_files());
+        let kept = machine.env.disk().open(&kept[0], false).unwrap();
+        assert_eq!(kept.len().unwrap(), before.len() as u64);
+        let mut bytes = vec![0; before.len()];
+        kept.read_at(0, &mut bytes).unwrap();
+        assert!(bytes == before);
+    });
 }
 
 #[test]
 fn a_damaged_group_that_a_later_segment_calls_durable_is_a_loss() {
-    let machine = Machine::new(None);
-    let mut life = machine.open();
-    life.append(&[(b'a', ROW)]);
-    let damaged = life.writer.position();
-    life.append(&[(b'b', ROW)]);
-    life.append(&[(b'c', 16 << 10)]);
-    drop(life);
-    assert_eq!(machine.log_files().len(), 2);
-    machine.damage(0, damaged);
-    let life = machine.open();
-    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], Some(Loss { from: 2, durable: 2 })));
+    both_ways(|machine| {
+        let mut life = machine.open();
+        life.append(&[(b'a', ROW)]);
+        let damaged = life.writer.position();
+        life.append(&[(b'b', ROW)]);
+        life.append(&[(b'c', 16 << 10)]);
+        drop(life);
+        assert_eq!(machine.log_files().len(), 2);
+        machine.damage(0, damaged);
+        let life = machine.open();
+        assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], Some(Loss { from: 2, durable: 2 })));
+    });
 }
 
 #[test]
@@ -247,20 +321,21 @@ fn one_damaged_copy_of_a_header_hides_nothing() {
 
 #[test]
 fn a_file_with_everything_does_not_take_older_versions_again() {
-    let mut machine = Machine::new(None);
-    machine.config.store_files = 2;
-    let mut life = machine.open();
-    life.append(&[(b'a', 1), (b'b', 1)]);
-    // A flush that reached the second file and not the first: its row is ahead of what can be read back.
-    let ahead = life.files.of(&key(b'a'));
-    assert_eq!(ahead, 1);
-    let file = &life.files.all()[ahead];
-    let transaction = file.begin().unwrap();
-    transaction.change([(&key(b'a'), &Some(Bytes::from_static(b"newer")))]).unwrap();
-    transaction.mark(APPLIED_MARK, 2).unwrap();
-    transaction.commit().unwrap();
-    drop(life);
-    assert_eq!(machine.open().rows(), [('a', 5), ('b', 1)]);
+    both_ways(|mut machine| {
+        machine.config.store_files = 2;
+        let mut life = machine.open();
+        life.append(&[(b'a', 1), (b'b', 1)]);
+        // A flush that reached the second file and not the first: its row is ahead of what can be read back.
+        let ahead = life.files.of(&key(b'a'));
+        assert_eq!(ahead, 1);
+        let file = &life.files.all()[ahead];
+        let transaction = file.begin().unwrap();
+        transaction.change([(&key(b'a'), &Some(Bytes::from_static(b"newer")))]).unwrap();
+        transaction.mark(APPLIED_MARK, 2).unwrap();
+        transaction.commit().unwrap();
+        drop(life);
+        assert_eq!(machine.open().rows(), [('a', 5), ('b', 1)]);
+    });
 }
 
 /// The first group of a life is torn so that its second batch can still be read, and a later life writes a batch and
@@ -294,10 +369,10 @@ fn records_of_a_segment_that_was_written_over_do_not_come_back() {
 }
 
 /// A process is killed before its sync, the next one loses power within its opening, at every point of it: do both
-/// rows of the batch share their fate?
-fn halves_after_a_cut_opening(mutant: Option<Mutant>) -> bool {
+/// rows of the batch share their fate, without a loss?
+fn is_whole_after_a_cut_opening(mutant: Option<Mutant>, backlog_bytes_max: u64) -> bool {
     (0..80).all(|operations| {
-        let mut machine = Machine::new(mutant);
+        let mut machine = Machine { backlog_bytes_max, ..Machine::new(mutant) };
         machine.config.store_files = 2;
         let mut life = machine.open();
         let disk = machine.sim.disk(0);
@@ -311,15 +386,17 @@ fn halves_after_a_cut_opening(mutant: Option<Mutant>) -> bool {
         drop(machine.try_open());
         machine.restart(|machine| machine.sim.crash(0, CrashMode::LoseAll));
         machine.sim.cut_power_after(0, u64::MAX, CrashMode::LoseAll);
-        let rows = machine.open().rows().len();
-        rows == 0 || rows == 2
+        let life = machine.open();
+        life.loss().is_none() && [0, 2].contains(&life.rows().len())
     })
 }
 
 #[test]
 fn an_opening_makes_durable_what_it_read_before_it_relies_on_it() {
-    assert!(halves_after_a_cut_opening(None));
-    assert!(!halves_after_a_cut_opening(Some(Mutant::UnprovenTail)));
+    for backlog_bytes_max in [1 << 20, 0] {
+        assert!(is_whole_after_a_cut_opening(None, backlog_bytes_max));
+        assert!(!is_whole_after_a_cut_opening(Some(Mutant::UnprovenTail), backlog_bytes_max));
+    }
 }
 
 #[test]
