@@ -1,8 +1,9 @@
 //! What one store takes, and what it costs, beside a bare log and other stores.
 //!
 //! `cargo xtask bench store` runs this program once for each row of its table: `run ENGINE WRITERS VALUE_BYTES SECONDS
-//! KEYS DIRECTORY` measures durable puts, `fill BYTES DIRECTORY` writes until it is killed, `open DIRECTORY` times an
-//! opening. Each prints one line of JSON. `cargo bench -p rondel-core --bench store` runs all engines for a moment.
+//! KEYS DIRECTORY` measures durable puts, `fill ENGINE ROWS DIRECTORY` writes rows of 1 KiB until it is killed, and
+//! `open DIRECTORY` times an opening. Each prints one line of JSON. `cargo bench -p rondel-core --bench store` runs all
+//! engines for a moment.
 //!
 //! Writers are a closed loop: each has one put on its way, of a random key. They share a lane, as vnodes do, and one
 //! task watches what has become durable for all of them. Processor time, memory and bytes are those of the whole process,
@@ -35,7 +36,9 @@ fn main() {
                 let load = Load { writers, value_bytes: value_bytes.parse().unwrap(), seconds, keys };
                 println!("{}", run(engine, load, Path::new(directory)).await.json());
             }
-            ["fill", bytes, directory] => fill(bytes.parse().unwrap(), Path::new(directory)).await,
+            ["fill", engine, rows, directory] => {
+                fill(engine, rows.parse().unwrap(), Path::new(directory)).await;
+            }
             ["open", directory] => open(Path::new(directory)).await,
             _ => {
                 for engine in engine::NAMES {
@@ -54,11 +57,11 @@ async fn run(name: &str, load: Load, directory: &Path) -> Measured {
     load.run(&env, engine).await
 }
 
-/// Writes so many bytes of rows, says so, and goes on writing over them until it is killed.
-async fn fill(bytes: u64, directory: &Path) {
+/// Writes so many rows, says so, and goes on writing over them until it is killed.
+async fn fill(name: &str, rows: u64, directory: &Path) {
     let env = Env::production();
-    let engine = Engine::open("log", &env, directory).await;
-    let load = Load { writers: 64, value_bytes: 1024, seconds: 0, keys: bytes / 1024 };
+    let engine = Engine::open(name, &env, directory).await;
+    let load = Load { writers: 64, value_bytes: 1024, seconds: 0, keys: rows };
     load.fill(&env, &engine).await;
     println!("{{\"filled\":true}}");
     Load { seconds: 3600, ..load }.run(&env, engine).await;
