@@ -251,7 +251,8 @@ impl Log {
                 break;
             }
         }
-        drop(upkeep);
+        // Lost work means that the node is going down: the next start does it.
+        let _ = self.put_down(&files, upkeep).await;
         self.serving.close_files(files).await;
     }
 

@@ -392,6 +392,31 @@ fn the_room_of_removed_rows_is_given_back_while_writes_go_on() {
 }
 
 #[test]
+fn a_compaction_that_closing_cuts_off_leaves_nothing_behind() {
+    let sim = Sim::new(16);
+    let env = sim.node_env(0);
+    sim.run_until(async {
+        let mut config = StoreConfig { cache_bytes: 0, page_cache_bytes: 4 << 20, ..tight(1) };
+        config.log.compact_file_bytes_min = 256 << 10;
+        let store = LogStore::open(&env, Path::new("/data"), config).await.unwrap();
+        let value = Bytes::from(vec![7; 1000]);
+        let put = |number| Write { value: Some(value.clone()), ..numbered(number, None) };
+        let mut batches = (0..4000).step_by(20).map(|first| (first..first + 20).map(put).collect::<Vec<_>>());
+        let removed = |first: u64| (first..first + 20).map(|number| numbered(number % 4000, None)).collect();
+        let mut removals = (0..).step_by(20).map(removed);
+        let files = || env.disk().list(Path::new("/data")).unwrap();
+        let is_under_way = || files().iter().any(|path| path.extension().unwrap() == "compact");
+        while !is_under_way() {
+            let batch = batches.next().or_else(|| removals.next()).unwrap();
+            settle(&store, store.apply(batch).unwrap()).await;
+            assert_eq!(store.stats().compactions, 0, "none has come to its end");
+        }
+        store.close().await.unwrap();
+        assert!(!is_under_way(), "{:?}", files());
+    });
+}
+
+#[test]
 fn without_room_on_the_disk_a_compaction_is_put_off() {
     let sim = Sim::new(12);
     let env = sim.node_env(0);

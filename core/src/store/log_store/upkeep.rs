@@ -158,9 +158,29 @@ impl Log {
     ) -> Result<(), StoreError> {
         tracing::warn!(number, %error, "a file of rows can't be compacted; the next start tries again");
         upkeep.floors[number] = u64::MAX;
+        self.remove_unfinished(files, number, || ()).await
+    }
+
+    /// Ends what is under way: the store is closed.
+    pub(super) async fn put_down(&self, files: &Arc<StoreFiles>, upkeep: Upkeep) -> Result<(), StoreError> {
+        let Some(compaction) = upkeep.compaction else { return Ok(()) };
+        // Closing the new file writes to it.
+        self.remove_unfinished(files, compaction.number, || drop(compaction)).await
+    }
+
+    /// Removes what there is of a new file, once it is closed.
+    async fn remove_unfinished(
+        &self,
+        files: &Arc<StoreFiles>,
+        number: usize,
+        close: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
         let (disk, of) = (self.serving.env.disk(), Arc::clone(files));
-        let removed = self.serving.block(move || Ok(of.remove_unfinished(&*disk, number))).await?;
-        if let Err(error) = removed {
+        let remove = move || {
+            close();
+            Ok(of.remove_unfinished(&*disk, number))
+        };
+        if let Err(error) = self.serving.block(remove).await? {
             tracing::warn!(%error, "what there is of the new file can't be removed; the next start tries again");
         }
         Ok(())
