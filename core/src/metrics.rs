@@ -3,6 +3,7 @@
 //! Names are `rondel_core_<noun>_<unit>`; labels have few values (services, operations, outcomes). Each node has its
 //! own recorder: nothing here is global, so that many nodes can run in one process.
 
+use crate::store::StoreMeters;
 use metrics::{
     Counter, Gauge, Histogram, Recorder, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
@@ -61,13 +62,21 @@ pub(crate) struct Metrics {
     pub(crate) members: Gauge,
     pub(crate) epoch: Gauge,
     pub(crate) clock_behind_seconds: Gauge,
+    pub(crate) store: StoreMeters,
     pub(crate) store_backlog_bytes: Gauge,
+    pub(crate) store_frozen_bytes: Gauge,
+    pub(crate) store_log_bytes: Gauge,
+    pub(crate) store_opening_seconds: Gauge,
+    pub(crate) store_recovered_batches: Gauge,
     pub(crate) store_cache_bytes: Gauge,
     pub(crate) store_file_bytes: Gauge,
     pub(crate) store_commits: Counter,
     pub(crate) store_batches: Counter,
+    pub(crate) store_applied_bytes: Counter,
     pub(crate) store_written_bytes: Counter,
+    pub(crate) store_table_written_bytes: Counter,
     pub(crate) store_hits: Counter,
+    pub(crate) store_cache_hits: Counter,
     pub(crate) store_misses: Counter,
     pub(crate) store_filter_bytes: Gauge,
     pub(crate) store_denied: Counter,
@@ -105,13 +114,25 @@ impl Metrics {
                 members: gauge!("rondel_core_members"),
                 epoch: gauge!("rondel_core_epoch"),
                 clock_behind_seconds: gauge!("rondel_core_clock_behind_seconds"),
+                store: StoreMeters {
+                    group_batches: histogram!("rondel_core_store_group_batches"),
+                    group_bytes: histogram!("rondel_core_store_group_bytes"),
+                    sync_seconds: histogram!("rondel_core_store_sync_seconds"),
+                },
                 store_backlog_bytes: gauge!("rondel_core_store_backlog_bytes"),
+                store_frozen_bytes: gauge!("rondel_core_store_frozen_bytes"),
+                store_log_bytes: gauge!("rondel_core_store_log_bytes"),
+                store_opening_seconds: gauge!("rondel_core_store_opening_seconds"),
+                store_recovered_batches: gauge!("rondel_core_store_recovered_batches"),
                 store_cache_bytes: gauge!("rondel_core_store_cache_bytes"),
                 store_file_bytes: gauge!("rondel_core_store_file_bytes"),
                 store_commits: counter!("rondel_core_store_commits_total"),
                 store_batches: counter!("rondel_core_store_batches_total"),
+                store_applied_bytes: counter!("rondel_core_store_applied_bytes_total"),
                 store_written_bytes: counter!("rondel_core_store_written_bytes_total"),
+                store_table_written_bytes: counter!("rondel_core_store_table_written_bytes_total"),
                 store_hits: counter!("rondel_core_store_hits_total"),
+                store_cache_hits: counter!("rondel_core_store_cache_hits_total"),
                 store_misses: counter!("rondel_core_store_misses_total"),
                 store_filter_bytes: gauge!("rondel_core_store_filter_bytes"),
                 store_denied: counter!("rondel_core_store_denied_total"),
@@ -192,21 +213,77 @@ fn describe() {
         Unit::Seconds,
         "how far this node's calendar clock is behind the median of its peers'; beyond one either way is an alarm"
     );
+    describe_store();
+    describe_gauge!(
+        "rondel_core_store_failed",
+        count,
+        "1 after the store has stopped because of an I/O error"
+    );
+}
+
+fn describe_store() {
+    let count = Unit::Count;
+    describe_histogram!(
+        "rondel_core_store_group_batches",
+        count,
+        "batches of the lanes that the log made durable with one sync"
+    );
+    describe_histogram!(
+        "rondel_core_store_group_bytes",
+        Unit::Bytes,
+        "bytes that were written to the log for one sync"
+    );
+    describe_histogram!("rondel_core_store_sync_seconds", Unit::Seconds, "how long a sync of the log took");
     describe_gauge!(
         "rondel_core_store_backlog_bytes",
         Unit::Bytes,
-        "bytes applied to the store and not yet durable"
+        "bytes of rows in memtables: durable in the log or about to be, and not yet in the tables"
+    );
+    describe_gauge!(
+        "rondel_core_store_frozen_bytes",
+        Unit::Bytes,
+        "bytes of the backlog that a flush is moving into the tables"
+    );
+    describe_gauge!(
+        "rondel_core_store_log_bytes",
+        Unit::Bytes,
+        "bytes of log that a start after a crash would read"
+    );
+    describe_gauge!(
+        "rondel_core_store_opening_seconds",
+        Unit::Seconds,
+        "how long it took to open the store at the last start"
+    );
+    describe_gauge!(
+        "rondel_core_store_recovered_batches",
+        count,
+        "batches that the last start read from the log"
+    );
+    describe_counter!(
+        "rondel_core_store_applied_bytes_total",
+        Unit::Bytes,
+        "bytes of keys and values that were given to the store; the next two counters over this one are its write amplification"
+    );
+    describe_counter!(
+        "rondel_core_store_written_bytes_total",
+        Unit::Bytes,
+        "bytes written to the log, and to new segments of it, which are filled with zeroes once"
+    );
+    describe_counter!(
+        "rondel_core_store_table_written_bytes_total",
+        Unit::Bytes,
+        "bytes written to the files of rows"
     );
     describe_gauge!("rondel_core_store_cache_bytes", Unit::Bytes, "bytes of rows in the store's cache");
     describe_gauge!("rondel_core_store_file_bytes", Unit::Bytes, "bytes that the store's files occupy");
     describe_counter!("rondel_core_store_commits_total", count, "groups of batches made durable together");
     describe_counter!("rondel_core_store_batches_total", count, "batches made durable");
-    describe_counter!(
-        "rondel_core_store_written_bytes_total",
-        Unit::Bytes,
-        "bytes of rows handed to the disk"
-    );
     describe_counter!("rondel_core_store_hits_total", count, "row look-ups that memory answered");
+    describe_counter!(
+        "rondel_core_store_cache_hits_total",
+        count,
+        "row look-ups that the cache answered; the others that memory answered are of memtables and the filter"
+    );
     describe_counter!(
         "rondel_core_store_misses_total",
         count,
@@ -252,10 +329,5 @@ fn describe() {
         "rondel_core_store_damaged_rows",
         count,
         "rows that the scrubber found damaged in its last round, or in this one if that is more"
-    );
-    describe_gauge!(
-        "rondel_core_store_failed",
-        count,
-        "1 after the store has stopped because of an I/O error"
     );
 }

@@ -46,6 +46,9 @@ const LATENCY_BOUNDS: [f64; 17] = [
 ];
 /// The bounds of every histogram of counts.
 const COUNT_BOUNDS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+/// From 256 bytes to 16 MiB: the bounds of every histogram of sizes.
+const BYTES_BOUNDS: [f64; 9] =
+    [256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
 
 /// The flags of `rondel start`.
 #[derive(Args, Debug)]
@@ -246,6 +249,9 @@ async fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn recorder() -> anyhow::Result<(PrometheusRecorder, PrometheusHandle)> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BOUNDS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BOUNDS)
+        })
         .and_then(|builder| builder.set_buckets(&COUNT_BOUNDS))
         .context("the bounds of the histograms")?;
     let recorder = builder.build_recorder();

@@ -10,6 +10,7 @@ mod cluster;
 mod data_dir;
 mod durability;
 mod harness;
+mod metrics;
 mod steering;
 mod store_files;
 mod strangers;

@@ -26,7 +26,7 @@ use crate::{
     sequence::{DecidedFile, Record, Replica, State},
     store::{
         Backend, KEEP_DOWN, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store,
-        StoreConfig, StoreError, Write,
+        StoreConfig, StoreError, StoreMeters, Write,
     },
     table::{Entry, Keyed},
     transport::{self, Identity, Transport, TransportConfig},
@@ -180,12 +180,12 @@ impl Builder {
         let Self { env, config, recorder, services, phase } = self;
         let data = open_data_dir(&env, &config.data_dir).await?;
         phase.send_replace(StartPhase::Store);
-        let durable = open_store(&env, &config, &data).await?;
-        tie_store(&env, &data, &durable).await?;
-        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let services = Arc::new(services);
         let names: Vec<&'static str> = services.iter().map(|service| service.name).collect();
         let metrics = Metrics::new(&recorder, &names);
+        let durable = open_store(&env, &config, &data, metrics.store.clone()).await?;
+        tie_store(&env, &data, &durable).await?;
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let clock = Arc::new(NodeClock::new(data.clock_bound().max(data.alive_at_open())));
         let (door, hello) = (Arc::new(Door::default()), hello(&data, &services));
         let transport = listen(&env, &config, &data, &hello, &door, false)?;
@@ -257,8 +257,13 @@ async fn open_data_dir(env: &Env, path: &Path) -> Result<Arc<DataDir>, StartErro
     Ok(Arc::new(env.block(move || DataDir::open(&inner, &path)).await??))
 }
 
-async fn open_store(env: &Env, config: &NodeConfig, data: &DataDir) -> Result<Arc<dyn Store>, StartError> {
-    let (backend, settings) = (config.store.backend, store_config(config));
+async fn open_store(
+    env: &Env,
+    config: &NodeConfig,
+    data: &DataDir,
+    meters: StoreMeters,
+) -> Result<Arc<dyn Store>, StartError> {
+    let (backend, settings) = (config.store.backend, StoreConfig { meters, ..store_config(config) });
     let path = config.data_dir.join(backend.name_in_directory());
     let (disk, directory) = (env.disk(), config.data_dir.clone());
     match env.block(move || Backend::found_in(&*disk, &directory)).await? {

@@ -271,12 +271,19 @@ impl Node {
             metrics.hints_kept.set(self.shared.hints.by_node(&topology).values().sum::<u64>() as f64);
         }
         metrics.store_backlog_bytes.set(stats.backlog_bytes as f64);
+        metrics.store_frozen_bytes.set(stats.frozen_bytes as f64);
+        metrics.store_log_bytes.set(stats.log_bytes as f64);
+        metrics.store_opening_seconds.set(stats.opening.as_secs_f64());
+        metrics.store_recovered_batches.set(stats.recovered_batches as f64);
         metrics.store_cache_bytes.set(stats.cache_bytes as f64);
         metrics.store_file_bytes.set(stats.file_bytes as f64);
         metrics.store_commits.absolute(stats.commits);
         metrics.store_batches.absolute(stats.batches);
+        metrics.store_applied_bytes.absolute(stats.applied_bytes);
         metrics.store_written_bytes.absolute(stats.written_bytes);
+        metrics.store_table_written_bytes.absolute(stats.table_written_bytes);
         metrics.store_hits.absolute(stats.hits);
+        metrics.store_cache_hits.absolute(stats.cache_hits);
         metrics.store_misses.absolute(stats.misses);
         metrics.store_filter_bytes.set(stats.filter_bytes as f64);
         metrics.store_denied.absolute(stats.denied);

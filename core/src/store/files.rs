@@ -5,6 +5,7 @@
 use super::{
     OpenError, StoreConfig, StoreError,
     key::position_bits,
+    redb_file::Written,
     tables::{self, Rows, Snapshot, Tables, Value},
 };
 use crate::env::Disk;
@@ -33,6 +34,7 @@ pub(super) struct StoreFiles {
     page_cache_bytes: usize,
     filter_bytes: usize,
     part_rows: usize,
+    written: Written,
 }
 
 impl StoreFiles {
@@ -62,7 +64,8 @@ impl StoreFiles {
             [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
         let part_rows = (page_cache_bytes / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
         let directory = directory.to_owned();
-        Self { files: Vec::new(), directory, page_cache_bytes, filter_bytes, part_rows }
+        let (files, written) = (Vec::new(), Written::default());
+        Self { files, directory, page_cache_bytes, filter_bytes, part_rows, written }
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -70,7 +73,7 @@ impl StoreFiles {
     }
 
     fn open_file(&self, disk: &dyn Disk, path: &Path) -> Result<Tables, OpenError> {
-        Tables::open(disk, path, self.page_cache_bytes, self.filter_bytes)
+        Tables::open(disk, path, self.page_cache_bytes, self.filter_bytes, &self.written)
     }
 
     /// What a compaction that did not come to its end has left.
@@ -144,6 +147,11 @@ impl StoreFiles {
     /// Bytes of the files' filters.
     pub(super) fn filter_bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| file.filter()).map(|filter| filter.bytes()).sum()
+    }
+
+    /// What has been written to them since they were opened, those included that have been replaced.
+    pub(super) fn written(&self) -> &Written {
+        &self.written
     }
 
     /// Bytes that the files occupy.

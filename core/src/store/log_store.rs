@@ -48,6 +48,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 pub struct LogStore {
     log: Arc<Log>,
     recovery: Recovery,
+    opening: Duration,
     scrubber: TaskHandle,
 }
 
@@ -88,6 +89,7 @@ impl LogStore {
     /// # Errors
     /// [`OpenError`]: nothing is lost that was not lost before; it may be tried again.
     pub async fn open(env: &Env, directory: &Path, config: StoreConfig) -> Result<Self, OpenError> {
+        let began = env.now();
         let (disk, at, with, new_log) = (env.disk(), directory.to_owned(), config.clone(), env.random_u128());
         let opened = env.block(move || {
             let files = StoreFiles::open(&*disk, &at, &with)?;
@@ -102,12 +104,13 @@ impl LogStore {
 
         let [write, flush, prepare] = [(); 3].map(|()| Arc::new(Notify::new()));
         let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
-        let serving = Serving::new(env, &directory.join("log"), config.clone(), snapshots, wakes).await;
+        let tables = (snapshots, files.written().clone());
+        let serving = Serving::new(env, &directory.join("log"), config.clone(), tables, wakes).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
         serving.counts.filter_bytes.store(files.filter_bytes(), Relaxed);
         let left = (!rows.is_empty()).then(|| serving.view.take_back(rows));
         let segments = Arc::new(Mutex::new(segments));
-        let writer = Writer::new(Arc::clone(&segments), config.log, tail, last);
+        let writer = Writer::new(env.clone(), Arc::clone(&segments), config.log, tail, last);
         let queue = Mutex::default();
         let log = Arc::new(Log {
             serving,
@@ -123,7 +126,7 @@ impl LogStore {
         env.spawn("store-flush", Arc::clone(&log).flush(files, left));
         env.spawn("store-prepare", Arc::clone(&log).prepare());
         let scrubber = env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving)));
-        Ok(Self { log, recovery, scrubber })
+        Ok(Self { log, recovery, opening: env.now() - began, scrubber })
     }
 
     /// What opening the store found in its log.
@@ -196,6 +199,7 @@ impl Log {
         counts.commits.fetch_add(1, Relaxed);
         counts.batches.fetch_add(batches, Relaxed);
         counts.written_bytes.fetch_add(written.bytes, Relaxed);
+        self.serving.config.meters.group(batches, written.bytes, written.sync);
         if written.next_wanted {
             self.prepare.notify_one();
         }
@@ -385,7 +389,11 @@ impl Log {
             };
             if let Some(new) = new {
                 match self.serving.block(move || new.make().map_err(io_error)).await {
-                    Ok(file) => self.segments().give_back(vec![file]),
+                    Ok(file) => {
+                        let filled = &self.serving.counts.written_bytes;
+                        filled.fetch_add(self.serving.config.log.segment_bytes, Relaxed);
+                        self.segments().give_back(vec![file]);
+                    }
                     // The log makes its own if it must; what is wrong with the disk shows there.
                     Err(error) => tracing::warn!(%error, "can't prepare a file for the log"),
                 }
@@ -464,7 +472,12 @@ impl Store for LogStore {
     }
 
     fn stats(&self) -> StoreStats {
-        StoreStats { log_bytes: self.log.log_bytes(), ..self.log.serving.stats() }
+        StoreStats {
+            log_bytes: self.log.log_bytes(),
+            opening: self.opening,
+            recovered_batches: self.recovery.batches,
+            ..self.log.serving.stats()
+        }
     }
 
     fn close(&self) -> BoxFuture<Result<(), StoreError>> {

@@ -21,6 +21,7 @@ mod log_store;
 mod memory;
 mod memtable;
 mod merge;
+mod meters;
 mod readers;
 mod redb_file;
 mod redb_store;
@@ -36,6 +37,7 @@ pub use log::Mutant;
 pub use log::{LogConfig, Loss, Recovery};
 pub use log_store::LogStore;
 pub use memory::MemoryStore;
+pub use meters::StoreMeters;
 pub use redb_store::RedbStore;
 
 use crate::env::{BoxFuture, Disk};
@@ -153,6 +155,8 @@ pub enum Admission {
 pub struct StoreStats {
     /// Bytes of rows in memory that the tables do not hold yet.
     pub backlog_bytes: u64,
+    /// Those among them that are on their way into the tables.
+    pub frozen_bytes: u64,
     /// Bytes of log that an opening after a crash would read. 0 for a store without a log.
     pub log_bytes: u64,
     /// Bytes of rows held in the cache.
@@ -161,6 +165,8 @@ pub struct StoreStats {
     pub filter_bytes: u64,
     /// Peeks that memory answered.
     pub hits: u64,
+    /// Those among them that the cache answered.
+    pub cache_hits: u64,
     /// Those among them that were about rows which the filter knew to be absent.
     pub denied: u64,
     /// Reads of the disk that found no row: the filter was wrong, or not ready.
@@ -171,8 +177,12 @@ pub struct StoreStats {
     pub commits: u64,
     /// Batches made durable.
     pub batches: u64,
-    /// Bytes written to make batches durable.
+    /// Bytes of keys and values of the batches applied. What was written for each of them is the sum of the next two.
+    pub applied_bytes: u64,
+    /// Bytes written to the log, new segments included, which are filled with zeroes.
     pub written_bytes: u64,
+    /// Bytes written to the files of rows.
+    pub table_written_bytes: u64,
     /// Bytes that the store's files occupy.
     pub file_bytes: u64,
     /// Files that have been replaced by smaller ones.
@@ -187,6 +197,10 @@ pub struct StoreStats {
     pub scrubbed_bytes: u64,
     /// Rows (or files that can't be read on) that it found damaged in its last round, or in this one if that is more.
     pub damaged_rows: u64,
+    /// How long it took to open.
+    pub opening: Duration,
+    /// Batches that came from the log then.
+    pub recovered_batches: u64,
 }
 
 /// Why a store does not answer. After any of the first three it has stopped for good (fail-stop).
@@ -265,6 +279,8 @@ pub struct StoreConfig {
     pub readers_max: usize,
     /// How a store with a commit log keeps it.
     pub log: LogConfig,
+    /// Where it reports what it does, as it does it.
+    pub meters: StoreMeters,
 }
 
 impl Default for StoreConfig {
@@ -281,6 +297,7 @@ impl Default for StoreConfig {
             scrub_pause: Duration::from_secs(3600),
             readers_max: 4,
             log: LogConfig::default(),
+            meters: StoreMeters::default(),
         }
     }
 }

@@ -5,35 +5,58 @@ use redb::StorageBackend;
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Pieces in which an untouched file's changes are kept.
 const PIECE_BYTES: u64 = 4096;
 
+/// Counts the bytes that redb writes to the files of a store.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Written(Arc<AtomicU64>);
+
+impl Written {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// Passes redb's accesses to a file. The node's directory lock keeps other processes out, so redb's own is not needed.
 #[derive(Debug)]
-pub(super) struct RedbFile(pub(super) Arc<dyn File>);
+pub(super) struct RedbFile {
+    file: Arc<dyn File>,
+    written: Written,
+}
+
+impl RedbFile {
+    pub(super) fn new(file: Arc<dyn File>, written: Written) -> Self {
+        Self { file, written }
+    }
+}
 
 impl StorageBackend for RedbFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.file.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.written.0.fetch_add(data.len() as u64, Relaxed);
+        self.file.write_at(offset, data)
     }
 }
 

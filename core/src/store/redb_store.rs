@@ -6,14 +6,15 @@
 
 use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
-    StoreStats, Write, files::Snapshots, memtable::Memtable, serving::Serving, space::bytes_of,
-    tables::Tables, view::Taking,
+    StoreStats, Write, files::Snapshots, memtable::Memtable, redb_file::Written, serving::Serving,
+    space::bytes_of, tables::Tables, view::Taking,
 };
 use crate::env::{BoxFuture, Env};
 use bytes::Bytes;
 use std::{
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 use tokio::sync::{Notify, watch};
 
@@ -23,6 +24,7 @@ pub struct RedbStore {
     serving: Arc<Serving>,
     /// There is something to commit.
     wake: Arc<Notify>,
+    opening: Duration,
 }
 
 impl RedbStore {
@@ -31,19 +33,22 @@ impl RedbStore {
     /// # Errors
     /// [`OpenError`]: nothing was changed but what redb's own recovery did.
     pub async fn open(env: &Env, path: &Path, config: StoreConfig) -> Result<Self, OpenError> {
+        let began = env.now();
         let (disk, at, page_cache_bytes) = (env.disk(), path.to_owned(), config.page_cache_bytes);
+        let written = Written::default();
+        let count = written.clone();
         let opened = env.block(move || {
-            let tables = Tables::open(&*disk, &at, page_cache_bytes, 0)?;
+            let tables = Tables::open(&*disk, &at, page_cache_bytes, 0, &count)?;
             let tables = Arc::new(tables);
             let snapshots = Snapshots::one(&tables).map_err(|error| OpenError::from_store(&at, error))?;
             Ok((tables, snapshots))
         });
         let (tables, snapshots) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
         let wake = Arc::new(Notify::new());
-        let serving = Serving::new(env, path, config, snapshots, vec![Arc::clone(&wake)]).await;
+        let serving = Serving::new(env, path, config, (snapshots, written), vec![Arc::clone(&wake)]).await;
         serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
         env.spawn("store-commit", commit(Arc::clone(&serving), tables, Arc::clone(&wake)));
-        Ok(Self { serving, wake })
+        Ok(Self { opening: env.now() - began, serving, wake })
     }
 }
 
@@ -76,8 +81,12 @@ async fn commit_group(
     frozen: Arc<Memtable>,
 ) -> Result<(), StoreError> {
     let (group, file, view) = (Arc::clone(&frozen), Arc::clone(tables), Arc::clone(&serving.view));
+    let (env, written, meters) =
+        (serving.env.clone(), serving.written.clone(), serving.config.meters.clone());
     let work = move || {
+        let (began, before) = (env.now(), written.bytes());
         file.commit(group.iter())?;
+        meters.group(group.batches, written.bytes() - before, env.now() - began);
         view.retire(&group, Snapshots::one(&file)?);
         Ok(file.file_bytes())
     };
@@ -85,7 +94,6 @@ async fn commit_group(
     let counts = &serving.counts;
     counts.commits.fetch_add(1, Relaxed);
     counts.batches.fetch_add(frozen.batches, Relaxed);
-    counts.written_bytes.fetch_add(frozen.bytes, Relaxed);
     counts.file_bytes.store(file_bytes, Relaxed);
     serving.publish_durable(frozen.last);
     Ok(())
@@ -123,7 +131,7 @@ impl Store for RedbStore {
     }
 
     fn stats(&self) -> StoreStats {
-        self.serving.stats()
+        StoreStats { opening: self.opening, ..self.serving.stats() }
     }
 
     fn close(&self) -> BoxFuture<Result<(), StoreError>> {

@@ -4,6 +4,7 @@ use super::{
     OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats,
     files::Snapshots,
     readers::Readers,
+    redb_file::Written,
     scrub::{Place, Scrubbed},
     space::Space,
     view::{Figures, View},
@@ -17,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 use tokio::sync::{Notify, watch};
 
@@ -29,6 +31,8 @@ pub(super) struct Serving {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) counts: Counts,
     readers: Arc<Readers>,
+    /// To the files of rows.
+    pub(super) written: Written,
     /// One for each task of the store: there is something to do, or the store is to end.
     wakes: Vec<Arc<Notify>>,
     /// The files are closed.
@@ -61,7 +65,7 @@ impl Serving {
         env: &Env,
         path: &Path,
         config: StoreConfig,
-        snapshots: Snapshots,
+        (snapshots, written): (Snapshots, Written),
         wakes: Vec<Arc<Notify>>,
     ) -> Arc<Self> {
         let view = Arc::new(View::new(snapshots, config.cache_bytes));
@@ -73,6 +77,7 @@ impl Serving {
             config,
             progress: watch::Sender::new(Progress::default()),
             counts: Counts::default(),
+            written,
             wakes,
             closed: watch::Sender::new(false),
         })
@@ -178,19 +183,23 @@ impl Serving {
     }
 
     pub(super) fn stats(&self) -> StoreStats {
-        let Figures { cache_bytes, hits, denied, misses, vain_reads } = self.view.figures();
+        let Figures { cache_bytes, hits, cache_hits, denied, misses, vain_reads } = self.view.figures();
         StoreStats {
             backlog_bytes: self.view.memtable_bytes(),
+            frozen_bytes: self.view.frozen_bytes(),
             log_bytes: 0,
             cache_bytes,
             filter_bytes: self.counts.filter_bytes.load(Relaxed),
             hits,
+            cache_hits,
             denied,
             misses,
             vain_reads,
             commits: self.counts.commits.load(Relaxed),
             batches: self.counts.batches.load(Relaxed),
+            applied_bytes: self.space.taken_bytes(),
             written_bytes: self.counts.written_bytes.load(Relaxed),
+            table_written_bytes: self.written.bytes(),
             file_bytes: self.counts.file_bytes.load(Relaxed),
             compactions: self.counts.compactions.load(Relaxed),
             compacted_bytes: self.counts.compacted_bytes.load(Relaxed),
@@ -198,6 +207,8 @@ impl Serving {
             scrubbed_rows: self.counts.scrubbed_rows.load(Relaxed),
             scrubbed_bytes: self.counts.scrubbed_bytes.load(Relaxed),
             damaged_rows: self.counts.damaged_rows.load(Relaxed),
+            opening: Duration::ZERO,
+            recovered_batches: 0,
         }
     }
 

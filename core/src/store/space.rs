@@ -67,6 +67,11 @@ impl Space {
         }
     }
 
+    /// Bytes of writes that were taken since the store was opened.
+    pub(super) fn taken_bytes(&self) -> u64 {
+        self.room.taken.load(Relaxed)
+    }
+
     /// Slow from four fifths of the bound on.
     pub(super) fn admission(&self, backlog_bytes: u64, backlog_bytes_max: u64) -> Admission {
         if self.room.taken.load(Relaxed) >= self.room.full_at.load(Relaxed) {

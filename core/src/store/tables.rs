@@ -1,13 +1,14 @@
 //! One store file: redb with the rows of a range of positions.
 //!
-//! Every commit is durable and leaves the file ready to open at once after a crash (redb's quick repair). redb does
-//! not check what it reads: rows carry checksums of their own. What redb reports as damaged, or panics over, is
+//! A commit is durable and leaves the file ready to open at once after a crash (redb's quick repair), unless it is a
+//! part ([`Tables::begin_part`]): those become durable with the next commit that is none, all at once. redb does not
+//! check what it reads: rows carry checksums of their own. What redb reports as damaged, or panics over, is
 //! [`StoreError::Damaged`].
 
 use super::{
     OpenError, StoreError,
     filter::KeptFilter,
-    redb_file::{RedbFile, Untouched},
+    redb_file::{RedbFile, Untouched, Written},
 };
 use crate::env::{Disk, File};
 use bytes::Bytes;
@@ -55,26 +56,28 @@ pub(super) struct Tables {
 pub(super) type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 impl Tables {
-    /// Opens the file, or makes it. Without bytes for a filter it has none. Blocks.
+    /// Opens the file, or makes it. Without bytes for a filter it has none. What is written to it counts as `written`.
+    /// Blocks.
     pub(super) fn open(
         disk: &dyn Disk,
         path: &Path,
         page_cache_bytes: usize,
         filter_bytes: usize,
+        written: &Written,
     ) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let damaged = |error| OpenError::from_store(path, error);
         let file = match disk.open(path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let new = make(disk, path).map_err(failed)?;
-                guarded(|| Self::format(&new)).map_err(damaged)?;
+                guarded(|| Self::format(&new, written)).map_err(damaged)?;
                 publish(disk, path).map_err(failed)?;
                 disk.open(path, false)
             }
             opened => opened,
         };
         let file = file.map_err(failed)?;
-        guarded(|| Self::open_file(file, page_cache_bytes, filter_bytes)).map_err(damaged)
+        guarded(|| Self::open_file(file, page_cache_bytes, filter_bytes, written)).map_err(damaged)
     }
 
     /// Opens a file to look at it. Blocks.
@@ -94,8 +97,8 @@ impl Tables {
         guarded(|| Ok(self.database.check_integrity()?))
     }
 
-    fn format(file: &Arc<dyn File>) -> Result<(), redb::Error> {
-        let tables = Self::with_cache(Arc::clone(file), 0)?;
+    fn format(file: &Arc<dyn File>, written: &Written) -> Result<(), redb::Error> {
+        let tables = Self::with_cache(Arc::clone(file), 0, written)?;
         let transaction = tables.transaction()?;
         transaction.open_table(ROWS)?;
         transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
@@ -108,12 +111,13 @@ impl Tables {
         file: Arc<dyn File>,
         page_cache_bytes: usize,
         filter_bytes: usize,
+        written: &Written,
     ) -> Result<Self, redb::Error> {
         // redb would make a new database of it.
         if file.len()? == 0 {
             return Err(redb::Error::Corrupted("it is empty".to_owned()));
         }
-        let tables = Self::with_cache(file, page_cache_bytes)?;
+        let tables = Self::with_cache(file, page_cache_bytes, written)?;
         match tables.meta(FORMAT_KEY)? {
             Some(FORMAT) if filter_bytes == 0 => Ok(tables),
             Some(FORMAT) => tables.with_filter(filter_bytes),
@@ -124,10 +128,14 @@ impl Tables {
         }
     }
 
-    fn with_cache(file: Arc<dyn File>, page_cache_bytes: usize) -> Result<Self, redb::Error> {
+    fn with_cache(
+        file: Arc<dyn File>,
+        page_cache_bytes: usize,
+        written: &Written,
+    ) -> Result<Self, redb::Error> {
         let mut builder = redb::Builder::new();
-        let database =
-            builder.set_cache_size(page_cache_bytes).create_with_backend(RedbFile(Arc::clone(&file)))?;
+        let counted = RedbFile::new(Arc::clone(&file), written.clone());
+        let database = builder.set_cache_size(page_cache_bytes).create_with_backend(counted)?;
         Ok(Self::of(database, Some(file)))
     }
 

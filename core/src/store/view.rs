@@ -40,6 +40,7 @@ pub(super) struct View {
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
     hits: AtomicU64,
+    cache_hits: AtomicU64,
     denied: AtomicU64,
     misses: AtomicU64,
     vain_reads: AtomicU64,
@@ -51,6 +52,8 @@ pub(super) struct Figures {
     pub(super) cache_bytes: u64,
     /// Peeks that memory answered.
     pub(super) hits: u64,
+    /// Those of them that the cache answered.
+    pub(super) cache_hits: u64,
     /// Those of them that the filter answered.
     pub(super) denied: u64,
     /// Peeks that memory did not answer.
@@ -96,6 +99,7 @@ impl View {
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
             hits: AtomicU64::new(0),
+            cache_hits: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             vain_reads: AtomicU64::new(0),
@@ -208,7 +212,7 @@ impl View {
         let known = key::with_encoded(at, |key| {
             let in_memtables = self.read_state().memtables(key).cloned();
             // In this order: a row that leaves the memtables is in the cache and the filter before.
-            in_memtables.or_else(|| self.cache.get(key)).or_else(|| self.denies(key).then_some(None))
+            in_memtables.or_else(|| self.cached(key)).or_else(|| self.denies(key).then_some(None))
         });
         match known {
             Some(row) => {
@@ -220,6 +224,12 @@ impl View {
                 Peek::Unknown
             }
         }
+    }
+
+    fn cached(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        let cached = self.cache.get(key);
+        self.cache_hits.fetch_add(u64::from(cached.is_some()), Relaxed);
+        cached
     }
 
     /// Whether the tables certainly have no such row. Asked after the memtables.
@@ -304,7 +314,12 @@ impl View {
 
     /// Bytes of rows in memtables.
     pub(super) fn memtable_bytes(&self) -> u64 {
-        self.active_bytes() + self.frozen_bytes.load(Relaxed)
+        self.active_bytes() + self.frozen_bytes()
+    }
+
+    /// Bytes of rows in the memtables that are on their way into the tables.
+    pub(super) fn frozen_bytes(&self) -> u64 {
+        self.frozen_bytes.load(Relaxed)
     }
 
     /// Bytes of rows in the memtable that takes batches.
@@ -322,6 +337,7 @@ impl View {
         Figures {
             cache_bytes: self.cache.bytes(),
             hits: self.hits.load(Relaxed),
+            cache_hits: self.cache_hits.load(Relaxed),
             denied: self.denied.load(Relaxed),
             misses: self.misses.load(Relaxed),
             vain_reads: self.vain_reads.load(Relaxed),

@@ -2,7 +2,13 @@
 
 use super::{Ended, RONDEL, Running, eventually, rondel};
 use serde_json::Value;
-use std::{ffi::OsStr, path::Path, process::Command};
+use std::{
+    ffi::OsStr,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+};
 
 /// A node that runs by itself; it is ended when it is dropped.
 pub(crate) struct Node {
@@ -51,6 +57,15 @@ impl Node {
 
     pub(crate) fn status(&self) -> Value {
         super::status(["--admin", &self.admin])
+    }
+
+    /// What it tells Prometheus.
+    pub(crate) fn metrics(&self) -> String {
+        let mut connection = TcpStream::connect(&self.admin).unwrap();
+        write!(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// `rondel status --health` of it.

@@ -5,10 +5,11 @@ use super::{
     recovery::{Tail, seed},
     segment::{RECORDS_AT, Segments},
 };
-use crate::store::memtable::Change;
+use crate::{env::Env, store::memtable::Change};
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// A batch on its way to the log.
@@ -23,6 +24,7 @@ const GROWING_SHARE: u64 = 32;
 
 /// Appends groups. One per log.
 pub(in crate::store) struct Writer {
+    env: Env,
     segments: Arc<Mutex<Segments>>,
     config: LogConfig,
     tail: Tail,
@@ -36,6 +38,8 @@ pub(in crate::store) struct Writer {
 /// What a group came to.
 pub(in crate::store) struct Written {
     pub(in crate::store) bytes: u64,
+    /// How long its sync took.
+    pub(in crate::store) sync: Duration,
     /// Whether a segment was begun for it.
     pub(in crate::store) rolled: bool,
     /// Whether it brought its segment to where the next one should be made ready.
@@ -44,19 +48,20 @@ pub(in crate::store) struct Written {
 
 impl Writer {
     pub(in crate::store) fn new(
+        env: Env,
         segments: Arc<Mutex<Segments>>,
         config: LogConfig,
         tail: Tail,
         durable: u64,
     ) -> Self {
         let growing = is_growing(&segments, &tail);
-        Self { segments, config, tail, growing, durable, buffer: Vec::new() }
+        Self { env, segments, config, tail, growing, durable, buffer: Vec::new() }
     }
 
     /// Makes a group of batches durable, whole. Blocks.
     pub(in crate::store) fn append(&mut self, group: &[Batch]) -> io::Result<Written> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(Written { bytes: 0, rolled: false, next_wanted: false });
+            return Ok(Written { bytes: 0, sync: Duration::ZERO, rolled: false, next_wanted: false });
         };
         let bytes = record::group_bytes(group.iter().map(|batch| batch.changes.as_slice()));
         // A group larger than a segment gets one to itself, whose file grows.
@@ -74,15 +79,17 @@ impl Writer {
         }
         record::write_seal(&mut self.buffer, seed, last.number, self.durable);
         self.tail.file.bytes.write_at(self.tail.at, &self.buffer)?;
+        let began = self.env.now();
         if !self.config.breaks(Mutant::SkippedSync) {
             self.tail.file.bytes.sync()?;
         }
+        let sync = self.env.now() - began;
         let want_at = self.next_wanted_at();
         let next_wanted = self.tail.at < want_at && self.tail.at + bytes >= want_at;
         self.tail.at += bytes;
         self.durable = last.number;
         self.lock().note_written(bytes);
-        Ok(Written { bytes, rolled, next_wanted })
+        Ok(Written { bytes, sync, rolled, next_wanted })
     }
 
     /// Where in a segment the next one should be made ready.

@@ -59,7 +59,7 @@ impl Machine {
         let recovered = recover(disk, Path::new("/data/log"), &files, &config, 77)?;
         let Recovered { recovery, last, rows: left, segments, tail } = recovered;
         let segments = Arc::new(Mutex::new(segments));
-        let writer = Writer::new(Arc::clone(&segments), self.config.clone(), tail, last);
+        let writer = Writer::new(self.env.clone(), Arc::clone(&segments), self.config.clone(), tail, last);
         Ok(Life { files, recovery, left, writer, segments, next: last + 1 })
     }
 
