@@ -32,13 +32,15 @@ pub enum Mutant {
     CorruptAsNotFound,
     /// A read is answered with what came first, without comparing digests.
     IgnoreDigests,
+    /// A coordinator counts what a replica has only in memory as durable.
+    CountMemoryAsDurable,
     /// A node drops a row that it owns no slot for, without asking the owners or looking for hints.
     DropStrayUnlicensed,
 }
 
 impl Mutant {
     /// All of them, with the names that commands use.
-    pub const ALL: [(Self, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::AcknowledgeBeforeDurable, "acknowledge-before-durable"),
         (Self::SkipSync, "skip-sync"),
         (Self::KeepIncarnation, "keep-incarnation"),
@@ -52,6 +54,7 @@ impl Mutant {
         (Self::CountStandInAsOwner, "count-stand-in-as-owner"),
         (Self::CorruptAsNotFound, "corrupt-as-not-found"),
         (Self::IgnoreDigests, "ignore-digests"),
+        (Self::CountMemoryAsDurable, "count-memory-as-durable"),
         (Self::DropStrayUnlicensed, "drop-stray-unlicensed"),
     ];
 }

@@ -114,19 +114,44 @@ impl FailureCode {
     }
 }
 
+/// Takes the word that a write is in memory, which may come before its answer.
+pub(crate) type Accepted = Box<dyn FnOnce() + Send>;
+
 /// Takes the answer to one request. Dropped unanswered, it answers [`FailureCode::Dropped`] at once.
-pub struct ReplyTo(Option<Box<dyn FnOnce(Outcome) + Send>>);
+pub struct ReplyTo {
+    answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
+    /// Only with a write whose sender does not wait for every answer.
+    accepted: Option<Accepted>,
+}
 
 impl ReplyTo {
     /// Answers by calling `answer`, from whatever thread; it must not block.
     #[must_use]
     pub fn new(answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Self(Some(Box::new(answer)))
+        Self { answer: Some(Box::new(answer)), accepted: None }
+    }
+
+    /// Lets whoever asks hear, before the answer, that its write is in memory.
+    pub(crate) fn or_accepted(mut self, accepted: Option<Accepted>) -> Self {
+        self.accepted = accepted;
+        self
+    }
+
+    /// Who is to hear that the write is in memory, if anybody and not yet.
+    pub(crate) fn take_accepted(&mut self) -> Option<Accepted> {
+        self.accepted.take()
+    }
+
+    /// Says that the write is in memory, if somebody wants to hear it: at most once, and never instead of the answer.
+    pub(crate) fn accept(&mut self) {
+        if let Some(accepted) = self.accepted.take() {
+            accepted();
+        }
     }
 
     /// Answers.
     pub fn send(mut self, outcome: Outcome) {
-        if let Some(answer) = self.0.take() {
+        if let Some(answer) = self.answer.take() {
             answer(outcome);
         }
     }
@@ -139,7 +164,7 @@ impl ReplyTo {
 
 impl Drop for ReplyTo {
     fn drop(&mut self) {
-        if let Some(answer) = self.0.take() {
+        if let Some(answer) = self.answer.take() {
             answer(Err(Failure::new(FailureCode::Dropped)));
         }
     }

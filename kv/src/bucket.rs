@@ -139,11 +139,12 @@ pub struct Props {
     pub r: Need,
     /// Owners that must answer a read.
     pub pr: Need,
-    /// Replicas that must have a write durably.
+    /// Replicas that must have a write: durably, unless the request asks for fewer durable ones.
     pub w: Need,
     /// Owners that must have a write durably.
     pub pw: Need,
-    /// As `w`: every acknowledgement is durable.
+    /// Replicas that must have a write durably, if that is more than W. Only a request can ask for fewer than its W:
+    /// see [`PutOptions::dw`](crate::PutOptions::dw).
     pub dw: Need,
     /// R and W of a delete that says neither.
     pub rw: Need,

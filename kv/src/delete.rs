@@ -18,17 +18,17 @@ use std::time::Duration;
 pub struct DeleteOptions {
     /// What the writer has seen, and so deletes. Without it, what a read finds is deleted.
     pub context: Option<Context>,
-    /// R, W and DW, where those are not said.
+    /// R and W, where those are not said; and DW, where neither that nor W is.
     pub rw: Option<Need>,
     /// Replicas that must answer the read.
     pub r: Option<Need>,
     /// Owners that must answer the read.
     pub pr: Option<Need>,
-    /// Replicas that must have the tombstone.
+    /// Replicas that must have the tombstone: durably, unless `dw` asks for fewer durable ones.
     pub w: Option<Need>,
-    /// Owners that must have the tombstone.
+    /// Owners that must have the tombstone durably.
     pub pw: Option<Need>,
-    /// Replicas that must have the tombstone durably.
+    /// Replicas that must have the tombstone durably: see [`PutOptions::dw`].
     pub dw: Option<Need>,
     /// Of how many replicas `quorum` and `all` speak, at most the bucket's n_val.
     pub n_val: Option<u8>,
@@ -72,7 +72,8 @@ impl Client {
             context,
             w: asked.w.or(asked.rw),
             pw: asked.pw,
-            dw: asked.dw.or(asked.rw),
+            // Beside a W of its own, RW is no wish for fewer durable ones.
+            dw: asked.dw.or(asked.rw.filter(|_| asked.w.is_none())),
             n_val: asked.n_val,
             strict: asked.strict,
             timeout: Some(self.left(deadline)),

@@ -26,13 +26,15 @@ pub struct PutOptions {
     pub context: Context,
     /// On which condition it is done.
     pub condition: Condition,
-    /// Replicas that must have it; all acknowledgements are durable.
+    /// Replicas that must have it: durably, unless `dw` asks for fewer durable ones.
     pub w: Option<Need>,
-    /// Owners that must have it.
+    /// Owners that must have it durably.
     pub pw: Option<Need>,
-    /// Replicas that must have it durably.
+    /// Replicas that must have it durably, at least one. What is said here counts even if it is less than `w`: for the
+    /// rest it is then enough that a replica has it in memory, and the write survives only as long as fewer than `dw`
+    /// stores are lost. If nothing is said, as many as `w`, and no fewer than the bucket type asks for.
     pub dw: Option<Need>,
-    /// Distinct nodes that must have it.
+    /// Distinct nodes that must have it durably.
     pub node_confirms: Option<u8>,
     /// Of how many replicas `quorum` and `all` speak, at most the bucket's n_val. The write goes to all of those in
     /// any case.
@@ -167,18 +169,68 @@ fn read_failed(error: GetError) -> PutError {
 }
 
 /// What W, PW and DW come to. The symbols are resolved against the n_val of the request, and asked of all replicas.
+///
+/// In Riak W counts replicas that have received the write and DW those whose backend has taken it, whether or not that
+/// has synced it; both are a quorum by default. Here what counts is durable unless the request itself says less: a W
+/// above the bucket type's DW raises the DW with it, where Riak would wait for receipts. DW is at least 1, as in Riak
+/// (riak_kv_put_fsm).
 fn write_options(
     asked: &PutOptions,
     props: &Props,
     timeout: Option<Duration>,
 ) -> Result<Options, RequestError> {
     let of = n_val(asked.n_val, props)?;
-    let count = |asked: Option<Need>, default: Need| Need::Count(asked.unwrap_or(default).of(of));
+    let count = |asked: Option<Need>, default: Need| asked.unwrap_or(default).of(of);
+    let w = count(asked.w, props.w);
+    let dw = asked.dw.map_or_else(|| props.dw.of(of).max(w), |dw| dw.of(of)).max(1);
     Ok(Options {
-        need: count(asked.w, props.w),
-        owners: count(asked.pw, props.pw),
-        durable: count(asked.dw, props.dw),
+        need: Need::Count(w),
+        owners: Need::Count(count(asked.pw, props.pw)),
+        durable: Some(Need::Count(dw)),
         nodes: asked.node_confirms.unwrap_or(props.node_confirms),
         ..options(props, timeout, asked.strict)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// W and DW of core for what a request and its bucket type say.
+    fn counts(w: Option<Need>, dw: Option<Need>, props: &Props) -> (Need, Option<Need>) {
+        let asked = PutOptions { w, dw, ..PutOptions::default() };
+        let options = write_options(&asked, props, None).unwrap();
+        (options.need, options.durable)
+    }
+
+    fn both(w: u8, dw: u8) -> (Need, Option<Need>) {
+        (Need::Count(w), Some(Need::Count(dw)))
+    }
+
+    #[test]
+    fn only_a_request_that_says_so_waits_for_fewer_durable_copies_than_copies() {
+        let usual = Props::default();
+        let [one, two, three] = [1, 2, 3].map(|count| Some(Need::Count(count)));
+        assert_eq!(counts(None, None, &usual), both(2, 2), "Riak's defaults are a quorum on disk");
+        assert_eq!(counts(three, None, &usual), both(3, 3));
+        assert_eq!(counts(one, None, &usual), both(1, 2), "the bucket type's DW stands");
+        assert_eq!(counts(None, one, &usual), both(2, 1));
+        assert_eq!(counts(three, two, &usual), both(3, 2));
+        assert_eq!(counts(Some(Need::All), Some(Need::Quorum), &usual), both(3, 2));
+        assert_eq!(counts(one, Some(Need::All), &usual), both(1, 3));
+        assert_eq!(counts(None, Some(Need::Count(0)), &usual), both(2, 1), "one is on disk, as in Riak");
+
+        let lax = Props { w: Need::All, dw: Need::Count(1), ..Props::default() };
+        assert_eq!(counts(None, None, &lax), both(3, 3), "a bucket type only asks for more");
+        assert_eq!(counts(None, one, &lax), both(3, 1));
+        let strict = Props { dw: Need::All, ..Props::default() };
+        assert_eq!(counts(None, None, &strict), both(2, 3));
+    }
+
+    #[test]
+    fn symbols_speak_of_the_n_val_of_the_request() {
+        let asked = PutOptions { n_val: Some(1), dw: Some(Need::Quorum), ..PutOptions::default() };
+        let options = write_options(&asked, &Props::default(), None).unwrap();
+        assert_eq!((options.need, options.durable), both(1, 1));
+    }
 }

@@ -7,8 +7,10 @@
 //!          | ver u32 | deadline µs u32 | owner slots u16 | stand-in slots u16 | key length u16 | key | archive
 //! reply    kind=2 u8 | flags u8 | 0 u16       | 0 u32       | correlation u64 | archive
 //! failure  kind=3 u8 | flags u8 | code u16    | 0 u32       | correlation u64 | detail
+//! accepted kind=4 u8 | flags u8 | 0 u16       | 0 u32       | correlation u64
 //! ```
 //!
+//! Every request has one reply or failure. One that asks for it ([`flags::ACCEPT`]) may have `accepted` before that.
 //! The archive is one rkyv archive; it is validated by whoever knows its type. The deadline is the time left when
 //! the frame was written: clocks of different nodes are never compared.
 
@@ -35,6 +37,8 @@ pub mod flags {
     pub const DIGEST: u8 = 2;
     /// The item comes from a repair, not from a client's write.
     pub const REPAIR: u8 = 4;
+    /// Besides the answer, which comes when the write is durable, the sender wants to be told when it is in memory.
+    pub const ACCEPT: u8 = 8;
 }
 
 /// What a request says of itself; core routes by it without looking into the archive.
@@ -89,6 +93,11 @@ pub enum Frame {
         code: u16,
         /// More about it.
         detail: Bytes,
+    },
+    /// The write is in memory; the answer follows when it is durable, or has failed.
+    Accepted {
+        /// Whose answer.
+        correlation: u64,
     },
 }
 
@@ -169,6 +178,11 @@ pub fn put_failure(out: &mut BytesMut, correlation: u64, code: u16, detail: &[u8
     out.put_slice(detail);
 }
 
+/// Appends the word that a write is in memory.
+pub fn put_accepted(out: &mut BytesMut, correlation: u64) {
+    put_common(out, 4, 0, correlation, 0);
+}
+
 fn put_common(out: &mut BytesMut, kind: u8, code: u16, correlation: u64, body_len: usize) {
     put_length(out, COMMON_BYTES + body_len);
     out.put_u8(kind);
@@ -241,6 +255,7 @@ fn parse(mut bytes: Bytes) -> Result<Frame, FrameError> {
         }
         2 => Ok(Frame::Reply { correlation, body: bytes }),
         3 => Ok(Frame::Failure { correlation, code, detail: bytes }),
+        4 => Ok(Frame::Accepted { correlation }),
         other => Err(FrameError::UnknownKind(other)),
     }
 }
@@ -299,6 +314,10 @@ mod tests {
             take_all(&out),
             Ok(Some(Frame::Failure { correlation: 2, code: 0x0304, detail: "no".into() }))
         );
+        out.clear();
+        put_accepted(&mut out, 3);
+        assert_eq!(out[..], [16, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(take_all(&out), Ok(Some(Frame::Accepted { correlation: 3 })));
     }
 
     #[test]
@@ -328,8 +347,8 @@ mod tests {
         assert_eq!(take_all(&15_u32.to_le_bytes()), Err(FrameError::TooShort));
         let short_request = [&16_u32.to_le_bytes()[..], &[1], &[0; 15]].concat();
         assert_eq!(take_all(&short_request), Err(FrameError::TooShort));
-        let other_kind = [&16_u32.to_le_bytes()[..], &[4], &[0; 15]].concat();
-        assert_eq!(take_all(&other_kind), Err(FrameError::UnknownKind(4)));
+        let other_kind = [&16_u32.to_le_bytes()[..], &[5], &[0; 15]].concat();
+        assert_eq!(take_all(&other_kind), Err(FrameError::UnknownKind(5)));
 
         let mut key_too_long = BytesMut::new();
         put_request(&mut key_too_long, 1, &HEAD, b"key", b"");

@@ -4,7 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use rondel_proto::{
     Msg, Wire,
-    frame::{FRAME_INLINE_BYTES_MAX, Frame, Head, put_failure, put_reply, put_request, take_frame},
+    frame::{
+        FRAME_INLINE_BYTES_MAX, Frame, Head, put_accepted, put_failure, put_reply, put_request, take_frame,
+    },
     fuzzing::{Inputs, Sample, TARGETS, Target},
     hello::{Hello, PREFIX_BYTES},
     id::{Actor, Dot, Incarnation, NodeId, Position, RequestId, Ver},
@@ -100,6 +102,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             code,
             detail
         }),
+        any::<u64>().prop_map(|correlation| Frame::Accepted { correlation }),
     ]
 }
 
@@ -108,6 +111,7 @@ fn put(out: &mut BytesMut, frame: &Frame) {
         Frame::Request { correlation, head, key, body } => put_request(out, *correlation, head, key, body),
         Frame::Reply { correlation, body } => put_reply(out, *correlation, body),
         Frame::Failure { correlation, code, detail } => put_failure(out, *correlation, *code, detail),
+        Frame::Accepted { correlation } => put_accepted(out, *correlation),
     }
 }
 

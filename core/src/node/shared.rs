@@ -229,7 +229,8 @@ impl Shared {
 
     /// Core's own messages do no harm twice. One that a lost connection took along is sent once more: the peer may have
     /// been restarted, and be there again.
-    fn send_to_peer(self: &Arc<Self>, to: NodeId, message: Outgoing, once_more: bool, reply: ReplyTo) {
+    fn send_to_peer(self: &Arc<Self>, to: NodeId, message: Outgoing, once_more: bool, mut reply: ReplyTo) {
+        let accepted = reply.take_accepted();
         let sent = self.env.now();
         let head = Head { deadline_us: micros_until(message.deadline, sent), ..message.head };
         let (key, body) = (message.key.clone(), message.body.clone());
@@ -249,7 +250,7 @@ impl Shared {
                 reply.send(outcome);
             }
         });
-        self.transport.request(to, head, &key, body, reply);
+        self.transport.request(to, head, &key, body, reply.or_accepted(accepted));
     }
 
     /// As [`Shared::send`], on the connections for bulk transfers.

@@ -6,9 +6,11 @@
 //!
 //! * a slot counts once, and only when its whole write set is covered, at the newest `ver` known;
 //! * an owner counts only in person, never through a stand-in;
+//! * what is only in memory counts where the operation says so, and never as durable, as an owner or as a node;
 //! * nodes are counted as copies that will last: of a moving slot, whichever side of the move gives fewer.
 //!
-//! More answers never make a satisfied operation unsatisfied, and none is satisfied and impossible at once.
+//! More answers never make a satisfied operation unsatisfied, unless what was in memory turns out to be lost; and none
+//! is satisfied and impossible at once.
 
 mod read;
 mod tally;
@@ -29,6 +31,9 @@ pub struct Quorum {
     pub n: u8,
     /// How many slots must succeed: R or W.
     pub need: u8,
+    /// How many slots must have a write durably: DW. Where it is less than `need`, what a replica has only in memory
+    /// counts for the rest. Owners and nodes always count durably.
+    pub durable: u8,
     /// How many of them through their owners: PR or PW.
     pub owners: u8,
     /// How many distinct nodes must take part: Riak's `node_confirms`.
@@ -38,16 +43,22 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// So many of `n` slots, sloppily and without further wishes.
+    /// So many of `n` slots, durably, sloppily and without further wishes.
     #[must_use]
     pub fn of(need: u8, n: u8) -> Self {
-        Self { n, need, owners: 0, nodes: 0, strict: false }
+        Self { n, need, durable: need, owners: 0, nodes: 0, strict: false }
     }
 
     /// More than half of `n` slots.
     #[must_use]
     pub fn majority(n: u8) -> Self {
         Self::of(n / 2 + 1, n)
+    }
+
+    /// Whether what a replica has only in memory may count.
+    #[must_use]
+    pub fn counts_memory(&self) -> bool {
+        self.durable < self.need
     }
 }
 
@@ -85,6 +96,14 @@ pub enum Unmet {
     /// Too few distinct nodes (Riak's `node_confirms`).
     #[error("{have} of {need} distinct nodes: wait until more nodes are up, or ask for fewer")]
     Nodes {
+        /// How many were asked for.
+        need: u8,
+        /// How many there are.
+        have: u8,
+    },
+    /// Too few slots that have it durably, or these on too few nodes (Riak's `dw_val_unsatisfied`).
+    #[error("{have} of {need} durable replicas: wait until more nodes are up, or ask for fewer")]
+    Durable {
         /// How many were asked for.
         need: u8,
         /// How many there are.

@@ -21,6 +21,8 @@ pub enum AskState {
     Unsent,
     /// Sent; no answer yet.
     Sent,
+    /// A write is in its memory. Whether it becomes durable there is to be seen.
+    Accepted,
     /// It succeeded.
     Acked,
     /// It will not succeed.
@@ -59,14 +61,14 @@ pub enum Verdict {
 ///
 /// Every entry of the list is one ask. An ack counts for every seat of the occupant that was addressed, at whatever
 /// `ver` it was given, since what matters is that its store has the item; and for the seats that this very ask stood
-/// in for. Nothing is impossible while something may still be hedged: a driver hedges first, then asks for the verdict.
+/// in for. What is only in memory counts for `need` alone. Nothing is impossible while something may still be hedged: a driver hedges first, then asks for the verdict.
 #[derive(Debug, Clone)]
 pub struct Tally {
     quorum: Quorum,
     seats: Vec<Seat>,
     asks: Vec<Ask>,
-    /// `min(need, distinct nodes in the active list)`.
-    nodes_needed: u8,
+    /// Distinct nodes in the active list: more copies there can't be.
+    nodes_listed: u8,
     mutants: Mutants,
 }
 
@@ -81,7 +83,7 @@ impl Tally {
 
     /// As [`Tally::new`], with rules broken.
     pub(crate) fn with_mutants(quorum: Quorum, list: &ActiveList, mutants: Mutants) -> Result<Self, Unmet> {
-        let mut tally = Self { quorum, seats: Vec::new(), asks: Vec::new(), nodes_needed: 0, mutants };
+        let mut tally = Self { quorum, seats: Vec::new(), asks: Vec::new(), nodes_listed: 0, mutants };
         tally.follow(list)?;
         Ok(tally)
     }
@@ -100,14 +102,13 @@ impl Tally {
             ask.stands_for = stood.fold(0, |mask, seat| mask | mask_of(&self.seats, |other| *other == seat));
         }
         let fresh = asks_of(list);
-        self.nodes_needed = self.quorum.need.min(count(&self.seats, &fresh, |_| true).nodes);
+        self.nodes_listed = count(&self.seats, &fresh, |_| true).nodes;
         for ask in fresh {
             if let Some(ask) = self.still_needed(ask).filter(|_| self.asks.len() < ASKS_MAX) {
                 self.asks.push(ask);
             }
         }
-        let hoped = self.count(|ask| ask.state != AskState::Failed);
-        self.missing(hoped).map_or(Ok(()), Err)
+        self.hopeless().map_or(Ok(()), Err)
     }
 
     /// What of an ask is not yet asked of the same node, or has failed there.
@@ -151,12 +152,20 @@ impl Tally {
         self.change(id, AskState::Sent);
     }
 
+    /// The ask is in the memory of its node, and can still be lost there.
+    pub fn accepted(&mut self, id: AskId) {
+        if matches!(self.asks[id.0].state, AskState::Unsent | AskState::Sent) {
+            let lies = self.mutants.has(Mutant::CountMemoryAsDurable);
+            self.change(id, if lies { AskState::Acked } else { AskState::Accepted });
+        }
+    }
+
     /// The ask succeeded: for a write, it is durable there.
     pub fn acked(&mut self, id: AskId) {
         self.change(id, AskState::Acked);
     }
 
-    /// The ask will not succeed. An ack is never taken back.
+    /// The ask will not succeed, and what was only in memory counts no more. An ack is never taken back.
     pub fn failed(&mut self, id: AskId) {
         self.change(id, AskState::Failed);
     }
@@ -221,27 +230,40 @@ impl Tally {
     /// How the operation stands.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        let achieved = self.achieved();
-        if self.missing(achieved).is_none() {
+        let (achieved, durable) = self.counted();
+        if self.missing(achieved, durable).is_none() {
             return Verdict::Satisfied(achieved);
         }
-        let hoped = self.count(|ask| ask.state != AskState::Failed);
-        match self.missing(hoped) {
-            Some(unmet) => Verdict::Impossible(unmet.having(achieved)),
+        match self.hopeless() {
+            Some(unmet) => Verdict::Impossible(unmet.having(achieved, durable)),
             None => Verdict::Waiting,
         }
     }
 
-    /// What has succeeded so far.
+    /// What has succeeded so far, if only in memory.
     #[must_use]
     pub fn achieved(&self) -> Achieved {
+        self.count(|ask| matches!(ask.state, AskState::Acked | AskState::Accepted))
+    }
+
+    /// What has succeeded so far and is there to stay.
+    #[must_use]
+    pub fn durable(&self) -> Achieved {
         self.count(|ask| ask.state == AskState::Acked)
     }
 
     /// What is missing now, if anything: for an operation whose time is up.
     #[must_use]
     pub fn shortfall(&self) -> Option<Unmet> {
-        self.missing(self.achieved())
+        let (achieved, durable) = self.counted();
+        self.missing(achieved, durable)
+    }
+
+    /// What has succeeded so far, and what of it is there to stay.
+    fn counted(&self) -> (Achieved, Achieved) {
+        let achieved = self.achieved();
+        let some_in_memory = self.asks.iter().any(|ask| ask.state == AskState::Accepted);
+        (achieved, if some_in_memory { self.durable() } else { achieved })
     }
 
     fn change(&mut self, id: AskId, state: AskState) {
@@ -256,17 +278,27 @@ impl Tally {
     }
 
     fn would_do(&self) -> bool {
-        self.missing(self.count(|ask| matches!(ask.state, AskState::Sent | AskState::Acked))).is_none()
+        let asked = self.count(|ask| !matches!(ask.state, AskState::Unsent | AskState::Failed));
+        self.missing(asked, asked).is_none()
     }
 
-    fn missing(&self, have: Achieved) -> Option<Unmet> {
-        let Quorum { need, owners, nodes, .. } = self.quorum;
-        if have.owners < owners {
-            Some(Unmet::Owners { need: owners, have: have.owners })
-        } else if have.nodes < nodes {
-            Some(Unmet::Nodes { need: nodes, have: have.nodes })
-        } else if have.slots < need || have.nodes < self.nodes_needed {
+    /// What will be missing whatever the open asks bring.
+    fn hopeless(&self) -> Option<Unmet> {
+        let hoped = self.count(|ask| ask.state != AskState::Failed);
+        self.missing(hoped, hoped)
+    }
+
+    fn missing(&self, have: Achieved, durable: Achieved) -> Option<Unmet> {
+        let Quorum { need, durable: durably, owners, nodes, .. } = self.quorum;
+        let lacks = |have: Achieved, need: u8| have.slots < need || have.nodes < need.min(self.nodes_listed);
+        if durable.owners < owners {
+            Some(Unmet::Owners { need: owners, have: durable.owners })
+        } else if durable.nodes < nodes {
+            Some(Unmet::Nodes { need: nodes, have: durable.nodes })
+        } else if lacks(have, need) {
             Some(Unmet::Slots { need, have: have.copies() })
+        } else if lacks(durable, durably) {
+            Some(Unmet::Durable { need: durably, have: durable.copies() })
         } else {
             None
         }
@@ -350,10 +382,11 @@ fn mask_of(seats: &[Seat], holds: impl Fn(&Seat) -> bool) -> u32 {
 
 impl Unmet {
     /// The same shortfall, told with other counts.
-    fn having(self, have: Achieved) -> Self {
+    fn having(self, have: Achieved, durable: Achieved) -> Self {
         match self {
-            Self::Owners { need, .. } => Self::Owners { need, have: have.owners },
-            Self::Nodes { need, .. } => Self::Nodes { need, have: have.nodes },
+            Self::Owners { need, .. } => Self::Owners { need, have: durable.owners },
+            Self::Nodes { need, .. } => Self::Nodes { need, have: durable.nodes },
+            Self::Durable { need, .. } => Self::Durable { need, have: durable.copies() },
             Self::Slots { need, .. } => Self::Slots { need, have: have.copies() },
         }
     }

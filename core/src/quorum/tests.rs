@@ -1,4 +1,5 @@
 use super::*;
+use crate::mutant::{Mutant, Mutants};
 use crate::ring::{
     ActiveList, Bits, Occupant, Partition, PartitionSlots, Phase, PreferenceList, RingMember, Seat,
     SlotEntry, Use,
@@ -88,6 +89,66 @@ fn an_ack_is_never_taken_back() {
     let mut tally = acked(Tally::new(Quorum::of(1, 3), &list(&three(), &[])).unwrap(), &[0]);
     tally.failed(ask_of(&tally, 0));
     assert_eq!(tally.verdict(), achieved(1, 1, 1));
+}
+
+#[test]
+fn memory_counts_for_w_and_for_nothing_else() {
+    let w3 = Quorum::of(3, 3);
+    let waits = |need, have| Some(Unmet::Durable { need, have });
+    let lacks = |need, have| Some(Unmet::Slots { need, have });
+    let owners = |need, have| Some(Unmet::Owners { need, have });
+    let nodes = |need, have| Some(Unmet::Nodes { need, have });
+    let table: [(Quorum, &[u8], &[u8], Option<Unmet>); 10] = [
+        (w3, &[0, 1, 2], &[0, 1], waits(3, 2)),
+        (w3, &[0, 1, 2], &[0, 1, 2], None),
+        (Quorum { durable: 1, ..w3 }, &[0, 1], &[0], lacks(3, 2)),
+        (Quorum { durable: 1, ..w3 }, &[0, 1, 2], &[], waits(1, 0)),
+        (Quorum { durable: 1, ..w3 }, &[0, 1, 2], &[1], None),
+        (Quorum { durable: 2, ..w3 }, &[0, 1, 2], &[1], waits(2, 1)),
+        (Quorum { durable: 0, ..w3 }, &[0, 1, 2], &[], None),
+        (Quorum { durable: 0, owners: 2, ..w3 }, &[0, 1, 2], &[2], owners(2, 1)),
+        (Quorum { durable: 0, nodes: 1, ..w3 }, &[0, 1, 2], &[], nodes(1, 0)),
+        (Quorum { durable: 3, ..Quorum::of(1, 3) }, &[0, 1, 2], &[0, 1], waits(3, 2)),
+    ];
+    for (quorum, accepted, acks, expected) in table {
+        let mut tally = Tally::new(quorum, &list(&three(), &[])).unwrap();
+        for &number in accepted {
+            tally.accepted(ask_of(&tally, number));
+        }
+        let tally = acked(tally, acks);
+        assert_eq!(tally.shortfall(), expected, "{quorum:?} {accepted:?} {acks:?}");
+        let verdict = if expected.is_none() { achieved(3, 3, 3) } else { Verdict::Waiting };
+        assert_eq!(tally.verdict(), verdict, "{quorum:?} {accepted:?} {acks:?}");
+        assert_eq!(usize::from(tally.durable().slots), acks.len());
+    }
+}
+
+#[test]
+fn what_was_in_memory_and_is_lost_counts_no_more() {
+    let quorum = Quorum { durable: 1, ..Quorum::of(2, 3) };
+    let mut tally = Tally::new(quorum, &list(&three(), &[])).unwrap();
+    for number in [0, 1, 2] {
+        tally.accepted(ask_of(&tally, number));
+    }
+    for number in [0, 1] {
+        tally.failed(ask_of(&tally, number));
+        tally.accepted(ask_of(&tally, number));
+    }
+    assert_eq!(tally.verdict(), Verdict::Impossible(Unmet::Slots { need: 2, have: 1 }));
+    let hedge = tally.hedge(0, node(3)).unwrap();
+    tally.acked(hedge);
+    assert_eq!(tally.verdict(), achieved(2, 1, 2), "a stand-in has it durably, and the third in memory");
+}
+
+#[test]
+fn a_coordinator_that_counts_memory_as_durable_is_the_mutant_that_it_is_meant_to_be() {
+    let quorum = Quorum { durable: 1, ..Quorum::of(2, 3) };
+    let lies = Mutants::only(Mutant::CountMemoryAsDurable);
+    let mut tally = Tally::with_mutants(quorum, &list(&three(), &[]), lies).unwrap();
+    for number in [0, 1] {
+        tally.accepted(ask_of(&tally, number));
+    }
+    assert_eq!(tally.verdict(), achieved(2, 2, 2));
 }
 
 #[test]
@@ -360,11 +421,13 @@ mod reference {
         }
     }
 
-    pub(super) fn satisfied(quorum: Quorum, in_list: u8, have: Achieved) -> bool {
+    pub(super) fn satisfied(quorum: Quorum, in_list: u8, have: Achieved, durable: Achieved) -> bool {
         have.slots >= quorum.need
             && have.nodes >= quorum.need.min(in_list)
-            && have.owners >= quorum.owners
-            && have.nodes >= quorum.nodes
+            && durable.slots >= quorum.durable
+            && durable.nodes >= quorum.durable.min(in_list)
+            && durable.owners >= quorum.owners
+            && durable.nodes >= quorum.nodes
     }
 }
 
@@ -385,6 +448,7 @@ fn any_slots() -> impl Strategy<Value = Vec<SlotEntry>> {
 /// One thing that happens to a tally: the ask at a place of the list succeeds or fails, or a slot is hedged.
 #[derive(Debug, Clone)]
 enum Event {
+    Accepted(usize),
     Acked(usize),
     Failed(usize),
     Hedge(u8, u8),
@@ -392,6 +456,7 @@ enum Event {
 
 fn any_events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
+        3 => (0usize..8).prop_map(Event::Accepted),
         4 => (0usize..8).prop_map(Event::Acked),
         3 => (0usize..8).prop_map(Event::Failed),
         1 => (0u8..3, 0..MEMBERS).prop_map(|(slot, node)| Event::Hedge(slot, node)),
@@ -400,8 +465,8 @@ fn any_events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 prop_compose! {
-    fn any_quorum()(need in 1u8..4, owners in 0u8..3, nodes in 0u8..4) -> Quorum {
-        Quorum { n: 3, need, owners, nodes, strict: false }
+    fn any_quorum()(need in 1u8..4, durable in 0u8..4, owners in 0u8..3, nodes in 0u8..4) -> Quorum {
+        Quorum { n: 3, need, durable, owners, nodes, strict: false }
     }
 }
 
@@ -420,7 +485,7 @@ proptest! {
         let all: Vec<_> = asked.iter().collect();
         let in_list = reference::count(list.seats(), &all);
         let tally = Tally::new(quorum, &list);
-        prop_assert_eq!(tally.is_ok(), reference::satisfied(quorum, in_list.nodes, in_list));
+        prop_assert_eq!(tally.is_ok(), reference::satisfied(quorum, in_list.nodes, in_list, in_list));
         let Ok(mut tally) = tally else { return Ok(()) };
         let mut states = vec![AskState::Sent; asked.len()];
         let (mut was_satisfied, mut was_impossible) = (false, false);
@@ -433,7 +498,15 @@ proptest! {
                     tally.acked(ids[at]);
                     states[at] = AskState::Acked;
                 }
+                Event::Accepted(at) if at < ids.len() => {
+                    tally.accepted(ids[at]);
+                    if states[at] == AskState::Sent {
+                        states[at] = AskState::Accepted;
+                    }
+                }
                 Event::Failed(at) if at < ids.len() && states[at] != AskState::Acked => {
+                    // What was only in memory is lost.
+                    was_satisfied &= states[at] != AskState::Accepted;
                     tally.failed(ids[at]);
                     states[at] = AskState::Failed;
                 }
@@ -452,20 +525,23 @@ proptest! {
                         was_impossible = false;
                     }
                 }
-                Event::Acked(_) | Event::Failed(_) => {}
+                Event::Accepted(_) | Event::Acked(_) | Event::Failed(_) => {}
             }
             let only = |wanted: &[AskState]| -> Vec<&reference::Asked> {
                 asked.iter().zip(&states).filter(|(_, it)| wanted.contains(it)).map(|(ask, _)| ask).collect()
             };
             let acked = only(&[AskState::Acked]);
-            let have = reference::count(list.seats(), &acked);
+            let durable = reference::count(list.seats(), &acked);
+            prop_assert_eq!(tally.durable(), durable);
+            let have = reference::count(list.seats(), &only(&[AskState::Acked, AskState::Accepted]));
             prop_assert_eq!(tally.achieved(), have);
-            let satisfied = reference::satisfied(quorum, in_list.nodes, have);
-            let open = only(&[AskState::Sent]);
+            let satisfied = reference::satisfied(quorum, in_list.nodes, have, durable);
+            let open = only(&[AskState::Sent, AskState::Accepted]);
             let possible = (0..1u32 << open.len()).any(|some| {
                 let mut then = acked.clone();
                 then.extend(open.iter().enumerate().filter(|(at, _)| some >> at & 1 == 1).map(|(_, ask)| *ask));
-                reference::satisfied(quorum, in_list.nodes, reference::count(list.seats(), &then))
+                let then = reference::count(list.seats(), &then);
+                reference::satisfied(quorum, in_list.nodes, then, then)
             });
             match tally.verdict() {
                 Verdict::Satisfied(achieved) => prop_assert!(satisfied && achieved == have),

@@ -24,7 +24,9 @@ use tokio::sync::oneshot;
 /// How long a remote coordinator may be silent before another is asked as well.
 const COORDINATOR_PATIENCE: Duration = Duration::from_secs(1);
 /// What precedes the message's archive in a coordinated request.
-const QUORUM_BYTES: usize = 5;
+const QUORUM_BYTES: usize = 6;
+/// What precedes the reply's archive in its answer.
+const ACHIEVED_BYTES: usize = 4;
 
 /// Has a message coordinated by the best node for it.
 pub(crate) async fn update(
@@ -88,9 +90,9 @@ async fn ask(
     body: &Bytes,
     retry_elsewhere: bool,
 ) -> Result<Written, RequestError> {
-    let Quorum { n, need, owners, nodes, strict } = spec.quorum;
+    let Quorum { n, need, durable, owners, nodes, strict } = spec.quorum;
     let mut framed = BytesMut::with_capacity(QUORUM_BYTES + body.len());
-    framed.put_slice(&[n, need, owners, nodes, u8::from(strict)]);
+    framed.put_slice(&[n, need, durable, owners, nodes, u8::from(strict)]);
     framed.put_slice(body);
     let head = Head {
         service: shared.host.services[spec.service].code,
@@ -119,11 +121,11 @@ async fn ask(
 }
 
 fn parse_written(mut body: Bytes) -> Result<Written, RequestError> {
-    let &[slots, nodes, owners, ..] = body.as_ref() else {
+    let &[slots, nodes, owners, durable, ..] = body.as_ref() else {
         return Err(RequestError::BadAnswer("a coordinator's answer is too short".into()));
     };
-    body.advance(3);
-    Ok(Written { reply: body, achieved: Achieved { slots, nodes, owners } })
+    body.advance(ACHIEVED_BYTES);
+    Ok(Written { reply: body, achieved: Achieved { slots, nodes, owners }, durable })
 }
 
 /// Coordinates a message that another node's edge has sent here.
@@ -134,7 +136,7 @@ pub(crate) async fn serve(
     request: crate::vnode::host::RowRequest,
 ) {
     let crate::vnode::host::RowRequest { head, key, mut body, deadline, reply } = request;
-    let &[n, need, owners, nodes, strict, ..] = body.as_ref() else {
+    let &[n, need, durable, owners, nodes, strict, ..] = body.as_ref() else {
         reply.fail(FailureCode::BadRequest);
         return;
     };
@@ -146,15 +148,15 @@ pub(crate) async fn serve(
     let spec = WriteSpec {
         service,
         at: shared.host.row(service, head.position, key),
-        quorum: Quorum { n, need, owners, nodes, strict: strict != 0 },
+        quorum: Quorum { n, need, durable, owners, nodes, strict: strict != 0 },
         deadline,
         request_id: head.request_id,
     };
     let outcome = write::coordinate(&shared, &topology, spec, head.message, body).await;
     reply.send(outcome.map_err(RequestError::into_failure).map(|written| {
         let Achieved { slots, nodes, owners } = written.achieved;
-        let mut out = BytesMut::with_capacity(3 + written.reply.len());
-        out.put_slice(&[slots, nodes, owners]);
+        let mut out = BytesMut::with_capacity(ACHIEVED_BYTES + written.reply.len());
+        out.put_slice(&[slots, nodes, owners, written.durable]);
         out.put_slice(&written.reply);
         out.freeze()
     }));

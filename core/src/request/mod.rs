@@ -227,6 +227,13 @@ impl<V: Vnode, K> Request<V, K> {
         self
     }
 
+    /// Updates: how many slots must have it durably, if fewer than [`need`](Self::need) or more.
+    /// See [`Options::durable`].
+    pub fn durable(mut self, durable: Need) -> Self {
+        self.options.durable = Some(durable);
+        self
+    }
+
     /// How many slots must be answered for by their owners.
     pub fn owners(mut self, owners: Need) -> Self {
         self.options.owners = owners;
@@ -267,14 +274,17 @@ impl<V: Vnode, K> Request<V, K> {
         if n == 0 || n > replicas {
             return Err(RequestError::TooFewReplicas { n, replicas });
         }
+        let need = options.need.of(n).max(1);
         let quorum = Quorum {
             n,
-            need: options.need.of(n).max(options.durable.of(n)).max(1),
+            need,
+            durable: options.durable.map_or(need, |durable| durable.of(n)),
             owners: options.owners.of(n),
             nodes: options.nodes,
             strict: options.strict,
         };
-        if let Some(asked) = [quorum.need, quorum.owners, quorum.nodes].into_iter().find(|asked| *asked > n) {
+        let asked = [quorum.need, quorum.durable, quorum.owners, quorum.nodes];
+        if let Some(asked) = asked.into_iter().find(|asked| *asked > n) {
             return Err(RequestError::Unsatisfiable { asked, n });
         }
         let position = V::position(&self.key);

@@ -46,9 +46,12 @@ pub struct Options {
     pub need: Need,
     /// How many slots must be answered for by their owners (PR or PW).
     pub owners: Need,
-    /// How many slots must have it durably (DW). Every acknowledgement of a durable service is durable, so this only
-    /// matters where it is more than `need`.
-    pub durable: Need,
+    /// Updates: how many slots must have it durably (DW). Default: as many as `need`, so that every acknowledgement
+    /// that counts is durable. With less than `need`, a replica counts for the rest as soon as it has the update in
+    /// memory: what was acknowledged survives as long as fewer stores than this number are lost, and with 0 nothing is
+    /// promised if replicas crash. Owners and distinct nodes that are asked for always have it durably. Every replica
+    /// makes it durable, or is stood in for, in any case; this only says what the answer waits for.
+    pub durable: Option<Need>,
     /// How many distinct nodes must answer (`node_confirms`), beyond what `need` implies.
     pub nodes: u8,
     /// Only owners: no stand-in is asked.
@@ -71,7 +74,7 @@ impl Default for Options {
             n: None,
             need: Need::Quorum,
             owners: Need::Count(0),
-            durable: Need::Count(0),
+            durable: None,
             nodes: 0,
             strict: false,
             basic_quorum: false,
@@ -232,6 +235,7 @@ impl RequestError {
         let (requirement, need, have) = match unmet {
             Unmet::Slots { need, have } => (Requirement::Need, need, have),
             Unmet::Owners { need, have } => (Requirement::Owners, need, have),
+            Unmet::Durable { need, have } => (Requirement::Durable, need, have),
             Unmet::Nodes { need, have } => (Requirement::Nodes, need, have),
         };
         Self::Unmet { requirement, need, have, failures }

@@ -1,16 +1,18 @@
 //! Coordinating a write: one vnode runs the message, its item goes to every other replica in parallel with the
-//! coordinator's own commit, and the durable acknowledgements are counted.
+//! coordinator's own commit, and the acknowledgements are counted: durable ones, or what the replicas have in memory as
+//! well where the request asks for fewer durable ones. A replica is then heard twice.
 //!
 //! A slot whose owner is down, refuses, disconnects or is slow gets a stand-in that keeps a hint (PROTOCOLS §2), also
-//! after the client has its answer: what was acknowledged is on its way to every slot's place.
+//! after the client has its answer: what was acknowledged is on its way to every slot's place. There it has arrived
+//! when it is durable, whatever the client waited for.
 
 use super::options::RequestError;
 use crate::{
     handoff::HintLedger,
     mutant::Mutant,
     node::{Admitted, Outgoing, Outlook, Shared},
-    quorum::{Achieved, Ask, AskId, Quorum, Tally, Verdict},
-    reply::{Failure, Outcome, ReplyTo},
+    quorum::{Achieved, Ask, AskId, AskState, Quorum, Tally, Unmet, Verdict},
+    reply::{Accepted, Failure, Outcome, ReplyTo},
     ring::{ActiveList, Use},
     store::RowKey,
     topology::Topology,
@@ -21,7 +23,7 @@ use crate::{
 };
 use bytes::Bytes;
 use rondel_proto::{
-    frame::Head,
+    frame::{Head, flags},
     id::{Actor, NodeId, RequestId},
 };
 use std::{
@@ -58,6 +60,8 @@ pub(crate) struct Written {
     pub(crate) reply: Bytes,
     /// What it got.
     pub(crate) achieved: Achieved,
+    /// How many copies of that are durable.
+    pub(crate) durable: u8,
 }
 
 /// Runs a message on this node's vnode and replicates what it made of the item.
@@ -96,15 +100,16 @@ pub(crate) async fn coordinate(
     let executed = executed.await.map_err(|_| RequestError::NotServing("the lane has stopped".into()))?;
     let Executed { reply, item, again, mine } = executed.map_err(RequestError::of_update)?;
     let Some(item) = item else {
-        return Ok(Written { reply, achieved: Achieved::default() });
+        return Ok(Written { reply, achieved: Achieved::default(), durable: 0 });
     };
     if again && shared.mutants.has(Mutant::AnswerRetryAtOnce) {
-        return Ok(Written { reply, achieved: Achieved::default() });
+        return Ok(Written { reply, achieved: Achieved::default(), durable: 0 });
     }
     replication.send_to_others(&item, mine);
-    let achieved = replication.until_met().await;
+    let met = replication.until_met().await;
+    let met = met.map(|achieved| (achieved, replication.durable_copies(achieved)));
     replication.finish_in_background();
-    Ok(Written { reply, achieved: achieved? })
+    met.map(|(achieved, durable)| Written { reply, achieved, durable })
 }
 
 /// One item on its way to every slot of its key.
@@ -157,8 +162,8 @@ struct Sent {
     hedged: bool,
 }
 
-/// Which of the sent, and what it answered.
-type Answer = (usize, Outcome);
+/// Which of the sent, and what it answered; nothing yet if the item is only in its memory.
+type Answer = (usize, Option<Outcome>);
 
 impl Replication {
     fn new(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: WriteSpec) -> Result<Self, RequestError> {
@@ -204,8 +209,12 @@ impl Replication {
         self.tally.sent(ask);
         let index = self.sent.len();
         self.sent.push(Sent { ask, at: self.shared.env.now(), answered: false, hedged: false });
+        let accepted = self.spec.quorum.counts_memory().then(|| {
+            let sender = self.sender.clone();
+            Box::new(move || drop(sender.send((index, None)))) as Accepted
+        });
         let sender = self.sender.clone();
-        ReplyTo::new(move |outcome| drop(sender.send((index, outcome))))
+        ReplyTo::new(move |outcome| drop(sender.send((index, Some(outcome))))).or_accepted(accepted)
     }
 
     fn send_to_others(&mut self, item: &Bytes, mine: Option<Actor>) {
@@ -222,7 +231,7 @@ impl Replication {
         let head = Head {
             service: self.shared.host.services[self.spec.service].code,
             message: core_message::ABSORB,
-            flags: 0,
+            flags: if self.spec.quorum.counts_memory() { flags::ACCEPT } else { 0 },
             slots: owned,
             stand_in,
             ver: self.list.ver(),
@@ -236,7 +245,7 @@ impl Replication {
         self.shared.send(node, self.spec.service, message, reply);
     }
 
-    /// Takes answers until enough replicas have the item durably, or can't any more.
+    /// Takes answers until enough replicas have the item, as durably as was asked for, or can't any more.
     async fn until_met(&mut self) -> Result<Achieved, RequestError> {
         let env = self.shared.env.clone();
         loop {
@@ -251,12 +260,22 @@ impl Replication {
             match env.timeout_at(wake, self.answers.recv()).await {
                 Ok(Some(answer)) => self.take(answer),
                 Ok(None) => unreachable!("this struct keeps a sender"),
-                Err(_) if env.now() >= self.spec.deadline => {
-                    let (need, have) = (self.spec.quorum.need, self.tally.achieved().copies());
-                    return Err(RequestError::Timeout { need, have });
-                }
+                Err(_) if env.now() >= self.spec.deadline => return Err(self.out_of_time()),
                 Err(_) => self.hedge_late(true),
             }
+        }
+    }
+
+    /// How many copies of what was achieved are durable.
+    fn durable_copies(&self, achieved: Achieved) -> u8 {
+        if self.spec.quorum.counts_memory() { self.tally.durable().copies() } else { achieved.copies() }
+    }
+
+    fn out_of_time(&self) -> RequestError {
+        let Quorum { need, durable, .. } = self.spec.quorum;
+        match self.tally.shortfall() {
+            Some(Unmet::Durable { need, have }) => RequestError::Timeout { need, have },
+            _ => RequestError::Timeout { need: need.max(durable), have: self.tally.achieved().copies() },
         }
     }
 
@@ -301,11 +320,12 @@ impl Replication {
     }
 
     fn take(&mut self, (index, outcome): Answer) {
-        self.sent[index].answered = true;
         let ask = self.sent[index].ask;
+        self.sent[index].answered |= outcome.is_some();
         match outcome {
-            Ok(_) => self.tally.acked(ask),
-            Err(failure) => {
+            None => self.tally.accepted(ask),
+            Some(Ok(_)) => self.tally.acked(ask),
+            Some(Err(failure)) => {
                 self.failures.push((self.tally.ask(ask).node, failure));
                 self.tally.failed(ask);
                 if !self.sent[index].hedged {
@@ -324,10 +344,13 @@ impl Replication {
         waiting.map(|sent| sent.at + self.patience(sent.ask, needed)).min()
     }
 
-    /// How long an ask may stay unanswered before it is hedged: the peer's own measure while the client waits and the
-    /// budget lasts.
+    /// How long an ask may stay unanswered before it is hedged: the peer's own measure while the client waits for it and
+    /// the budget lasts.
     fn patience(&self, ask: AskId, needed: bool) -> Duration {
-        let node = self.tally.ask(ask).node;
+        let Ask { node, state, .. } = *self.tally.ask(ask);
+        // What it has in memory counts already, where that is what the client waits for.
+        let counts = || matches!(self.tally.shortfall(), Some(Unmet::Slots { .. }));
+        let needed = needed && !(state == AskState::Accepted && counts());
         if needed && node != self.shared.me && self.shared.hedges.left() {
             self.shared.score(node).hedge_delay()
         } else {

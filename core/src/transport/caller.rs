@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     membership::fingerprint,
-    reply::{Failure, FailureCode, Outcome, ReplyTo},
+    reply::{Accepted, Failure, FailureCode, Outcome, ReplyTo},
 };
 use bytes::Bytes;
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rondel_proto::{
     frame::{
-        COMMON_BYTES, FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, Frame, Head, REQUEST_BYTES, put_failure,
-        put_reply_head,
+        COMMON_BYTES, FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, Frame, Head, REQUEST_BYTES, flags,
+        put_accepted, put_failure, put_reply_head,
     },
     hello::Hello,
 };
@@ -57,12 +57,20 @@ const STRANGER_LINGER: Duration = Duration::from_secs(1);
 /// How long a stranger may stay.
 const STRANGER_STAY: Duration = Duration::from_secs(120);
 
-/// An answer in a queue.
+/// Something in a queue for the caller.
 struct Answer {
     correlation: u64,
-    outcome: Outcome,
+    said: Said,
     _held: Option<Held>,
-    _credit: Credit,
+    _credit: Option<Credit>,
+}
+
+/// What is said of a request.
+enum Said {
+    /// The write is in memory. Its answer, which holds the request's credit, follows.
+    Accepted,
+    /// The answer.
+    Outcome(Outcome),
 }
 
 /// One accepted connection.
@@ -352,7 +360,7 @@ impl Caller {
         self.writing.fetch_add(1, Ordering::Relaxed);
         self.shared.env.spawn("transport answer", async move {
             let encode =
-                |answer: &Answer, _, out: &mut Outgoing| put_answer(out, answer.correlation, &answer.outcome);
+                |answer: &Answer, _, out: &mut Outgoing| put_answer(out, answer.correlation, &answer.said);
             let written = write_lane(&caller.shared.env, &lane, &mut sender, &caller.traffic, encode).await;
             if written.is_ok() && sender.finish().is_ok() {
                 // Until the peer has it all, or the connection ends: both are an end.
@@ -387,10 +395,12 @@ impl Caller {
         let Frame::Request { correlation, head, key, body } = frame else {
             return Err("a reply where requests belong");
         };
+        let accepted = (head.flags & flags::ACCEPT != 0).then(|| accepted_on(lane, correlation));
         let lane = lane.clone();
         let reply = ReplyTo::new(move |outcome| {
             credit.caller.clone().answer(&lane, correlation, outcome, credit, alone)
         });
+        let reply = reply.or_accepted(accepted);
         if let Err(code) = self.judge(&head) {
             reply.fail(code);
             return Ok(());
@@ -448,7 +458,7 @@ impl Caller {
             }
             bytes = answer_bytes(&outcome);
         }
-        let answer = Answer { correlation, outcome, _held: held, _credit: credit };
+        let answer = Answer { correlation, said: Said::Outcome(outcome), _held: held, _credit: Some(credit) };
         if alone {
             lane.push(answer);
             lane.close();
@@ -464,7 +474,7 @@ impl Caller {
     async fn answer_alone(&self, answer: Answer) {
         let Ok(mut sender) = self.connection.open_uni().await else { return };
         let mut out = Outgoing::default();
-        put_answer(&mut out, answer.correlation, &answer.outcome);
+        put_answer(&mut out, answer.correlation, &answer.said);
         // An error means that the connection has ended: nobody waits any more.
         if out.write(&mut sender, &self.traffic).await.is_ok() && sender.finish().is_ok() {
             let _ = sender.stopped().await;
@@ -472,11 +482,18 @@ impl Caller {
     }
 }
 
+/// Says on a stream that a write is in memory. At most one of these is queued for each request that holds credit.
+fn accepted_on(lane: &Arc<Lane<Answer>>, correlation: u64) -> Accepted {
+    let lane = lane.clone();
+    Box::new(move || lane.push(Answer { correlation, said: Said::Accepted, _held: None, _credit: None }))
+}
+
 fn frame_bytes(frame: &Frame) -> usize {
     match frame {
         Frame::Request { key, body, .. } => REQUEST_BYTES + key.len() + body.len(),
         Frame::Reply { body, .. } => COMMON_BYTES + body.len(),
         Frame::Failure { detail, .. } => COMMON_BYTES + detail.len(),
+        Frame::Accepted { .. } => COMMON_BYTES,
     }
 }
 
@@ -490,13 +507,14 @@ fn answer_bytes(outcome: &Outcome) -> usize {
         + outcome.as_ref().map_or_else(|failure| failure.detail.len().min(DETAIL_BYTES_MAX), Bytes::len)
 }
 
-fn put_answer(out: &mut Outgoing, correlation: u64, outcome: &Outcome) {
-    match outcome {
-        Ok(body) => {
+fn put_answer(out: &mut Outgoing, correlation: u64, said: &Said) {
+    match said {
+        Said::Accepted => put_accepted(out.gather(), correlation),
+        Said::Outcome(Ok(body)) => {
             put_reply_head(out.gather(), correlation, body.len());
             out.body(body);
         }
-        Err(Failure { code, detail }) => {
+        Said::Outcome(Err(Failure { code, detail })) => {
             put_failure(
                 out.gather(),
                 correlation,

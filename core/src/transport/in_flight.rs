@@ -1,5 +1,5 @@
 //! The requests of one connection that wait for an answer. Each gets exactly one: the peer's, `Expired`, or
-//! `Disconnected` when the connection ends.
+//! `Disconnected` when the connection ends. A write may hear before that, once, that it is in the peer's memory.
 
 use super::lock;
 use crate::reply::{Failure, FailureCode, ReplyTo};
@@ -54,6 +54,15 @@ impl InFlight {
     /// Whoever waits for this answer, if the time was not up before.
     pub(super) fn take(&self, correlation: u64) -> Option<ReplyTo> {
         lock(&self.state).waiting.remove(&correlation).map(|waiting| waiting.reply)
+    }
+
+    /// Tells whoever waits for this answer that its write is in memory. The answer is still to come.
+    pub(super) fn accepted(&self, correlation: u64) {
+        let accepted =
+            lock(&self.state).waiting.get_mut(&correlation).and_then(|it| it.reply.take_accepted());
+        if let Some(accepted) = accepted {
+            accepted();
+        }
     }
 
     /// Answers those whose time is up, and says when the next one's is.
@@ -126,6 +135,25 @@ mod tests {
         table.take(late).unwrap().send(Ok(bytes::Bytes::new()));
         outcomes.try_recv().unwrap().unwrap();
         assert!(outcomes.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn that_a_write_is_in_memory_is_told_once_and_is_not_its_answer() {
+        let at = crate::env::Env::production().now();
+        let (reply, outcomes) = asker();
+        let (told, hears) = mpsc::channel();
+        let table = InFlight::new(0, 8);
+        let accepted = move || told.send(()).unwrap();
+        let eager = table.insert(reply().or_accepted(Some(Box::new(accepted))), at).unwrap();
+        let plain = table.insert(reply(), at).unwrap();
+        for correlation in [plain, eager, eager, 77] {
+            table.accepted(correlation);
+        }
+        assert_eq!((hears.try_iter().count(), outcomes.try_iter().count()), (1, 0));
+        table.take(eager).unwrap().send(Ok(bytes::Bytes::new()));
+        assert_eq!(outcomes.try_iter().count(), 1);
+        table.accepted(eager);
+        assert_eq!(table.len(), 1);
     }
 
     #[tokio::test]

@@ -231,21 +231,29 @@ impl Link {
     }
 
     fn answer(&self, correlation: u64, outcome: crate::reply::Outcome) {
-        let table = if correlation & CONTROL_BIT == 0 { &self.in_flight } else { &self.control_in_flight };
-        if let Some(reply) = table.take(correlation) {
+        if let Some(reply) = self.table(correlation).take(correlation) {
             reply.send(outcome);
         }
     }
 
-    fn answered(&self, frame: Frame) -> Result<(), &'static str> {
+    fn table(&self, correlation: u64) -> &InFlight {
+        if correlation & CONTROL_BIT == 0 { &self.in_flight } else { &self.control_in_flight }
+    }
+
+    /// Takes what a peer has sent; says whether it was the answer to its request.
+    fn answered(&self, frame: Frame) -> Result<bool, &'static str> {
         match frame {
+            Frame::Accepted { correlation } => {
+                self.table(correlation).accepted(correlation);
+                return Ok(false);
+            }
             Frame::Reply { correlation, body } => self.answer(correlation, Ok(body)),
             Frame::Failure { correlation, code, detail } => {
                 self.answer(correlation, Err(Failure { code: FailureCode::from_number(code), detail }));
             }
             Frame::Request { .. } => return Err("a request where replies belong"),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Appends a request if it is still wanted and the peer knows it; says whether it did.
@@ -450,9 +458,15 @@ async fn ask_alone(link: Arc<Link>, (mut sender, receiver): Stream, ask: Ask) {
         out.write(&mut sender, &link.traffic).await.map_err(|error| error.to_string())?;
         sender.finish().map_err(|error| error.to_string())?;
         let mut frames = FrameReader::new(&link.env, receiver, FRAME_BYTES_MAX, link.traffic.clone());
-        match frames.next(&link.env).await.map_err(|error| error.to_string())? {
-            Some(frame) => link.answered(frame).map_err(str::to_owned),
-            None => Err("the peer ended the stream without a reply".to_owned()),
+        loop {
+            match frames.next(&link.env).await.map_err(|error| error.to_string())? {
+                Some(frame) => {
+                    if link.answered(frame)? {
+                        return Ok(());
+                    }
+                }
+                None => return Err("the peer ended the stream without a reply".to_owned()),
+            }
         }
     };
     if let Ok(Err(why)) = link.env.timeout_at(ask.deadline, exchange).await {
@@ -487,7 +501,9 @@ async fn receive_alone(shared: &Shared, link: &Link, stream: RecvStream) -> Resu
     let len = u32::try_from(len).unwrap_or(u32::MAX);
     let Ok(_credit) = shared.reply_credit.acquire_many(len).await else { return Ok(()) };
     match frames.next(&link.env).await.map_err(say)? {
-        Some(frame) => link.answered(frame).map_err(str::to_owned),
-        None => Err("a stream of its own without a reply".to_owned()),
+        Some(frame) if !matches!(frame, Frame::Accepted { .. }) => {
+            link.answered(frame).map(drop).map_err(str::to_owned)
+        }
+        _ => Err("a stream of its own without a reply".to_owned()),
     }
 }

@@ -1,7 +1,7 @@
 //! Lanes: a few tasks (threads in production), each of which owns many vnodes and drains its mailbox in batches.
 //!
 //! All writes of a batch go to the store as one unit, and the replies of a batch leave when it is durable; the lane
-//! meanwhile goes on with the next. A lane never waits for a disk: a job whose row only the disk knows is parked
+//! meanwhile goes on with the next. Who asked for it is told before that, once the store has the batch in memory. A lane never waits for a disk: a job whose row only the disk knows is parked
 //! until the readers have fetched it, and jobs on other keys overtake it. Jobs on one key keep their order.
 //!
 //! Invariant: exactly one lane touches the rows of a partition of a service, so a row that was read here is the row
@@ -563,10 +563,14 @@ impl Side {
     /// Hands the batch to the store and asks for the rows that jobs wait for.
     fn submit(&mut self, answer_early: bool) {
         if !self.batch.is_empty() || !self.answers.is_empty() {
-            let answers = std::mem::take(&mut self.answers);
+            let mut answers = std::mem::take(&mut self.answers);
             match self.store.apply(std::mem::take(&mut self.batch)) {
                 Ok(lsn) => {
                     self.last = lsn;
+                    answers
+                        .iter_mut()
+                        .filter(|(_, outcome)| outcome.is_ok())
+                        .for_each(|(reply, _)| reply.accept());
                     let wait_for = if answer_early { Lsn(0) } else { lsn };
                     self.waiting.push_back((wait_for, answers));
                     self.release();

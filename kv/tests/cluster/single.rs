@@ -268,6 +268,9 @@ fn what_can_t_be_met_is_refused_before_anything_is_done() {
         let options = PutOptions { w: four, ..PutOptions::default() };
         let put = client.put(&bucket(), Some(b"k"), Content::text("v"), options).await;
         assert_eq!(put, Err(PutError::Request(unsatisfiable.clone())));
+        let options = PutOptions { dw: four, ..PutOptions::default() };
+        let put = client.put(&bucket(), Some(b"k"), Content::text("v"), options).await;
+        assert_eq!(put, Err(PutError::Request(unsatisfiable.clone())));
         let get = client.get(&bucket(), b"k", GetOptions { n_val: Some(4), ..GetOptions::default() }).await;
         assert_eq!(get, Err(GetError::Request(unsatisfiable)));
         let typed = Bucket::typed("unknown", "b").unwrap();

@@ -2,7 +2,9 @@
 
 use super::chunks::frames_of;
 use crate::{
-    frame::{FRAME_INLINE_BYTES_MAX, Frame, Head, put_failure, put_reply, put_request, take_frame},
+    frame::{
+        FRAME_INLINE_BYTES_MAX, Frame, Head, put_accepted, put_failure, put_reply, put_request, take_frame,
+    },
     id::{Position, RequestId, Ver},
 };
 use bytes::BytesMut;
@@ -28,6 +30,7 @@ fn put(out: &mut BytesMut, frame: &Frame) {
         Frame::Request { correlation, head, key, body } => put_request(out, *correlation, head, key, body),
         Frame::Reply { correlation, body } => put_reply(out, *correlation, body),
         Frame::Failure { correlation, code, detail } => put_failure(out, *correlation, *code, detail),
+        Frame::Accepted { correlation } => put_accepted(out, *correlation),
     }
 }
 
@@ -50,6 +53,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         Frame::Request { correlation: 2, head, key: vec![7; 300].into(), body: bytes::Bytes::new() },
         Frame::Reply { correlation: 3, body: vec![1; 1000].into() },
         Frame::Failure { correlation: 4, code: 3, detail: "why".into() },
+        Frame::Accepted { correlation: 5 },
     ] {
         // The byte that chooses the chunks.
         let mut one = BytesMut::from(&[9][..]);

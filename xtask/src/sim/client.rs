@@ -248,17 +248,21 @@ impl Worker {
             confirms = [0, 0, 2, 3][self.rng.index(4)];
             w = [Need::Quorum, Need::Quorum, Need::Count(1), Need::All][self.rng.index(4)];
         }
+        let few = self.plan.few_durable > 0.0 && self.rng.chance(self.plan.few_durable);
+        let durable = few.then(|| 1 + u8::try_from(self.rng.below(2)).unwrap_or_default());
         let id = self.record.new_write(key >= self.plan.journal_key(0));
         let options = PutOptions {
             context: context.0.clone(),
             w: Some(w),
             pw: Some(Need::Count(owners)),
+            dw: durable.map(Need::Count),
             node_confirms: Some(confirms),
             timeout: Some(self.timeout()),
             return_body: self.rng.chance(0.4),
             request_id: Some(value::request(id)),
             ..PutOptions::default()
         };
+        // Of W and DW only one copy is certain to be on a node of its own: one node can stand in for all others.
         let copies = confirms.max(owners).max(1);
         let mut attempt = Attempt { key, id, deletes, context, options, copies, owners, again: false };
         // A client that is told nothing tries again, as it should, with the same request.
@@ -275,6 +279,7 @@ impl Worker {
     async fn put(&mut self, attempt: Attempt) -> bool {
         let Some((node, cluster)) = self.pick_node() else { return false };
         let Attempt { key, id, deletes, context, options, copies, owners, again } = attempt;
+        let durable = options.dw;
         let patience = options.timeout.unwrap_or_default() + PATIENCE;
         let client = Client::new(&cluster, Config::default());
         let content = value::content(id, deletes);
@@ -296,7 +301,7 @@ impl Worker {
             Some(Err(error)) => Outcome::Unknown(error.to_string()),
         };
         let over = !matches!(outcome, Outcome::Unknown(_));
-        let what = What::Write { id, deletes, context: context.1, copies, owners, again };
+        let what = What::Write { id, deletes, context: context.1, copies, owners, durable, again };
         self.note(node, key, what, began, outcome);
         over
     }

@@ -1,5 +1,6 @@
 //! What the clients of a run did and saw, as the checkers need it.
 
+use rondel_kv::Need;
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 /// A write of the run, by its number; values and tombstones carry it.
@@ -42,6 +43,8 @@ pub(crate) enum What {
         copies: u8,
         /// By how many owners it was asked to be acknowledged.
         owners: u8,
+        /// How many durable acknowledgements it waited for, if fewer than it may have waited for at all.
+        durable: Option<Need>,
         /// Whether this is another try of a write that failed.
         again: bool,
     },
@@ -82,10 +85,14 @@ impl fmt::Display for Operation {
         write!(out, "[{:>9.4}–{:>9.4}] ", began.as_secs_f64(), ended.as_secs_f64())?;
         write!(out, "client {client} at node {node}: ")?;
         match &self.what {
-            What::Write { id, deletes, context, copies, owners, again } => {
+            What::Write { id, deletes, context, copies, owners, durable, again } => {
                 let verb = if *deletes { "deletes" } else { "writes" };
                 let again = if *again { " again" } else { "" };
-                write!(out, "{verb} key {key} (write {id}{again}, {copies} copies, {owners} owners, seen")?;
+                write!(out, "{verb} key {key} (write {id}{again}, {copies} copies, {owners} owners, ")?;
+                if let Some(durable) = durable {
+                    write!(out, "durable {durable:?}, ")?;
+                }
+                write!(out, "seen")?;
                 writes(context, out)?;
                 write!(out, ")")?;
             }

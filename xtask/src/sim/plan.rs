@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) plain: f64,
     /// How likely a write asks for all owners, and a read for one: the read tells of the write.
     pub(crate) one_for_all: f64,
+    /// How likely a write is content with fewer durable copies than it waits for.
+    pub(crate) few_durable: f64,
     /// A client waits up to so long between two operations.
     pub(crate) pause_max: Duration,
     /// Bytes of rows that a store keeps in memory: little makes it read its disk.
@@ -103,8 +105,10 @@ impl Plan {
             homes: nodes,
             one_for_all: [0.0, 0.0, 0.3][rng.index(3)],
             plain: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
+            few_durable: 0.0,
         };
         theme::add(&mut plan, &mut rng);
+        plan.few_durable = plan.few_durable.max([0.0, 0.0, 0.4][rng.index(3)]);
         plan
     }
 

@@ -76,6 +76,9 @@ pub(crate) struct BenchArgs {
     /// Replicas that must acknowledge a put: a number, one, quorum, all
     #[arg(long)]
     pub(crate) w: Option<QuorumArg>,
+    /// Replicas among them that must have it on disk, at least one [default: all of them]
+    #[arg(long)]
+    pub(crate) dw: Option<QuorumArg>,
     /// Requests per second, due at fixed times (open loop); without it every connection is always busy
     #[arg(long)]
     pub(crate) rate: Option<f64>,

@@ -78,6 +78,7 @@ impl Workload {
             bucket,
             content,
             w: args.w.map(QuorumArg::to_wire),
+            dw: args.dw.map(QuorumArg::to_wire),
             return_head: (!args.blind).then_some(true),
             r#type: bucket_type,
             ..RpbPutReq::default()

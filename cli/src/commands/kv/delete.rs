@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Replicas that must acknowledge: a number, one, quorum, all
     #[arg(long)]
     w: Option<QuorumArg>,
+    /// Replicas among them that must have it on disk, at least one [default: all of them]
+    #[arg(long)]
+    dw: Option<QuorumArg>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -49,6 +52,7 @@ pub(super) async fn run(options: &Options, output: Output) -> anyhow::Result<()>
         r#type: bucket_type,
         vclock,
         w: options.w.map(QuorumArg::to_wire),
+        dw: options.dw.map(QuorumArg::to_wire),
         timeout: options.connection.timeout_ms(),
         ..RpbDelReq::default()
     };

@@ -43,7 +43,7 @@ pub(crate) struct Options {
     /// Owners among them that must acknowledge
     #[arg(long)]
     pw: Option<QuorumArg>,
-    /// Replicas that must have it on disk
+    /// Replicas among them that must have it on disk, at least one [default: all of them]
     #[arg(long)]
     dw: Option<QuorumArg>,
     #[command(flatten)]

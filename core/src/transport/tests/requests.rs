@@ -1,7 +1,7 @@
 //! Requests and what becomes of them.
 
 use super::*;
-use rondel_proto::frame::FRAME_BYTES_MAX;
+use rondel_proto::frame::{FRAME_BYTES_MAX, flags};
 
 #[tokio::test]
 async fn a_request_arrives_whole_and_its_reply_comes_back() {
@@ -50,6 +50,31 @@ async fn long_frames_travel_beside_the_shared_streams() {
     assert_eq!(code(one.ask(two.at.node, head(ECHO), too_long).await), FailureCode::NoRoom);
     let grown = one.ask(two.at.node, head(GROW), (64_u32 << 20).to_le_bytes().to_vec()).await;
     assert_eq!(code(grown), FailureCode::Dropped);
+}
+
+#[tokio::test]
+async fn that_a_write_is_in_memory_is_heard_before_its_answer_and_only_by_who_asks() {
+    let (one, mut two) = pair();
+    // On a shared stream, and on one of its own.
+    for body in [10, 100_000] {
+        for asks in [false, true] {
+            let (told, mut hears) = oneshot::channel();
+            let (reply, outcome) = asked();
+            let reply = reply.or_accepted(Some(Box::new(move || told.send(()).unwrap())));
+            let flags = if asks { flags::ACCEPT } else { 0 };
+            let head = Head { flags, ..head(HOLD) };
+            one.transport.request(two.at.node, head, b"key", Bytes::from(vec![1; body]), reply);
+            let mut held = two.held.recv().await.unwrap();
+            held.accept();
+            if asks {
+                (&mut hears).await.unwrap();
+            }
+            held.accept();
+            held.send(Ok(Bytes::from_static(b"durable")));
+            assert_eq!(outcome.await.unwrap().unwrap(), "durable");
+            assert!(hears.try_recv().is_err(), "it was told once, or not at all");
+        }
+    }
 }
 
 #[tokio::test]
