@@ -9,9 +9,10 @@ use crate::{
     Cluster,
     membership::JoinToken,
     node::{Builder, Founding, MemberState, NodeConfig, NodeState, Origin, StartError},
-    ring::Bits,
+    ring::{Bits, Position},
     store::StoreError,
 };
+use rondel_proto::id::NodeId;
 use std::{
     collections::BTreeMap,
     fmt,
@@ -192,6 +193,27 @@ impl TestCluster {
         }
     }
 
+    /// Which of the nodes that run own the slots of a position, in the order of the slots.
+    #[must_use]
+    pub fn owners_of(&self, position: Position) -> Vec<u32> {
+        let running = self.running_nodes();
+        let Some((_, any)) = running.first() else { return Vec::new() };
+        let number_of = |owner: NodeId| running.iter().find(|(_, node)| node.node() == owner);
+        any.owners_of(position).into_iter().filter_map(number_of).map(|(number, _)| *number).collect()
+    }
+
+    /// Which of the nodes that run own no slot of a position: the stand-ins, should its owners be away.
+    #[must_use]
+    pub fn outsiders_of(&self, position: Position) -> Vec<u32> {
+        let owners = self.owners_of(position);
+        let numbers = self.running_nodes().into_iter().map(|(number, _)| number);
+        numbers.filter(|number| !owners.contains(number)).collect()
+    }
+
+    fn running_nodes(&self) -> Vec<(u32, Cluster)> {
+        self.nodes().into_iter().filter_map(|node| Some((node, self.running(node)?))).collect()
+    }
+
     /// Whether a node runs and takes requests.
     #[must_use]
     pub fn is_serving(&self, node: u32) -> bool {
@@ -292,6 +314,12 @@ impl TestCluster {
     /// Cuts both directions between all nodes of different groups.
     pub fn partition(&self, groups: &[&[u32]]) {
         self.0.control.net().partition(groups);
+    }
+
+    /// Cuts a node off from all others.
+    pub fn isolate(&self, node: u32) {
+        let others: Vec<u32> = self.nodes().into_iter().filter(|other| *other != node).collect();
+        self.partition(&[&[node], &others]);
     }
 
     /// Mends every cut link.

@@ -49,15 +49,18 @@ pub enum RowKind {
 }
 
 impl Cluster {
-    /// The nodes that own the slots of a position, as this node knows them; none before the cluster is formed.
+    /// The nodes that own the slots of a position, in the order of the slots, as this node knows them; none before the
+    /// cluster is formed.
     #[must_use]
     pub fn owners_of(&self, position: Position) -> Vec<NodeId> {
         let Some(topology) = self.shared().topology() else { return Vec::new() };
         let slots = &topology.slots(topology.partition(position)).slots;
-        let mut owners: Vec<NodeId> =
-            slots.iter().flat_map(|slot| slot.write_set()).map(|occupant| occupant.node).collect();
-        owners.sort_unstable();
-        owners.dedup();
+        let mut owners = Vec::new();
+        for occupant in slots.iter().flat_map(|slot| slot.write_set()) {
+            if !owners.contains(&occupant.node) {
+                owners.push(occupant.node);
+            }
+        }
         owners
     }
 

@@ -84,7 +84,7 @@ fn writes_on_both_sides_of_a_split_network_become_siblings() {
         let [one, three] = [nodes.client(0).await, nodes.client(2).await];
         put(&one, "old", None).await.unwrap();
         let old = get(&one).await.unwrap();
-        nodes.partition(&[&[0, 1], &[2]]);
+        nodes.isolate(2);
         insist(&nodes, &one, "left", Some(&old)).await;
         insist(&nodes, &three, "right", Some(&old)).await;
         nodes.heal();

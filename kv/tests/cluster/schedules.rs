@@ -4,7 +4,7 @@
 use crate::harness::{Nodes, all_texts, alone_texts, bucket, get, insist, put, texts, try_put, with_mutants};
 use rondel_core::{
     mutant::{Mutant, Mutants},
-    ring::position_of,
+    ring::{Position, position_of},
     store::row::Body,
     testing::{CrashMode, Link, RowKind},
 };
@@ -27,22 +27,15 @@ fn outcomes<F: Future<Output = Vec<String>>>(
     })
 }
 
-/// A node that owns no slot of the key.
-async fn outsider(nodes: &Nodes) -> u32 {
+/// Where the key stands on the ring.
+fn position() -> Position {
     let bucket = bucket();
-    let position = position_of(&[bucket.kind(), bucket.name(), b"k"]);
-    let owners = nodes.node(0).await.owners_of(position);
-    let outside = |node: &u32| !owners.contains(&nodes.running(*node).unwrap().node());
-    nodes.nodes().into_iter().find(outside).unwrap()
-}
-
-fn others(nodes: &Nodes, node: u32) -> Vec<u32> {
-    nodes.nodes().into_iter().filter(|other| *other != node).collect()
+    position_of(&[bucket.kind(), bucket.name(), b"k"])
 }
 
 /// Lets a node write alone, as a stand-in for everybody else.
 async fn write_alone(nodes: &Nodes, node: u32, text: &str) {
-    nodes.partition(&[&[node], &others(nodes, node)]);
+    nodes.isolate(node);
     nodes.control().sleep(GIVEN_UP).await;
     put(&nodes.client(node).await, text, None).await.unwrap();
     nodes.heal();
@@ -50,7 +43,7 @@ async fn write_alone(nodes: &Nodes, node: u32, text: &str) {
 
 /// The node coordinates, hands its copy back, forgets it, and coordinates again: its new dot must not claim the old one.
 async fn a_stand_in_drains_and_writes_blindly(nodes: Nodes) -> Vec<String> {
-    let outsider = outsider(&nodes).await;
+    let outsider = nodes.outsiders_of(position())[0];
     for text in ["a", "b"] {
         write_alone(&nodes, outsider, text).await;
         nodes.come_to_rest().await;
@@ -80,7 +73,7 @@ fn a_store_that_was_opened_anew_has_an_incarnation_of_its_own() {
         nodes.crash(0, CrashMode::LoseAll);
         nodes.control().disk(0).set_ignore_sync(false);
         nodes.control().sleep(GIVEN_UP).await;
-        nodes.partition(&[&[0], &[1, 2]]);
+        nodes.isolate(0);
         nodes.start(0);
         // Nobody has told it yet of what it has lost.
         let client = nodes.client(0).await;
@@ -105,7 +98,7 @@ fn an_absorbed_copy_does_not_bring_the_senders_mine() {
             two.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await.unwrap();
         }
         put(&one, "a", None).await.unwrap();
-        nodes.partition(&[&[0], &[1, 2]]);
+        nodes.isolate(0);
         let _ = try_put(&two, "c").await;
         insist(&nodes, &one, "b", None).await;
         nodes.heal();
@@ -121,7 +114,7 @@ fn an_absorbed_copy_does_not_bring_the_senders_mine() {
 fn what_a_client_has_seen_is_superseded_where_the_coordinator_has_not_seen_it() {
     with_mutants(52, 3, Mutants::default(), |nodes| async move {
         let [one, three] = [nodes.client(0).await, nodes.client(2).await];
-        nodes.partition(&[&[0, 1], &[2]]);
+        nodes.isolate(2);
         insist(&nodes, &one, "a", None).await;
         let read = get(&one).await.unwrap();
         insist(&nodes, &three, "b", Some(&read)).await;
@@ -173,8 +166,7 @@ fn a_hint_whose_item_rots_is_not_kept_for_ever() {
 #[test]
 fn a_stray_copy_that_rots_is_not_kept_for_ever() {
     with_mutants(55, 4, Mutants::default(), |nodes| async move {
-        let outsider = outsider(&nodes).await;
-        let owners = others(&nodes, outsider);
+        let (outsider, owners) = (nodes.outsiders_of(position())[0], nodes.owners_of(position()));
         nodes.kill(owners[0]);
         write_alone(&nodes, outsider, "a").await;
         nodes.control().sleep(Duration::from_secs(30)).await;
@@ -229,10 +221,9 @@ fn a_hint_stays_while_its_owner_has_not_made_its_item_durable() {
 #[test]
 fn a_stray_copy_stays_until_every_owner_has_it() {
     let [kept, broken] = outcomes(4, Mutant::DropStrayUnlicensed, |nodes| async move {
-        let outsider = outsider(&nodes).await;
-        let owners = others(&nodes, outsider);
+        let (outsider, owners) = (nodes.outsiders_of(position())[0], nodes.owners_of(position()));
         let [first, .., last] = owners[..] else { unreachable!("three own the key") };
-        nodes.partition(&[&[outsider], &owners]);
+        nodes.isolate(outsider);
         nodes.control().sleep(GIVEN_UP).await;
         put(&nodes.client(outsider).await, "a", None).await.unwrap();
         nodes.kill(last);

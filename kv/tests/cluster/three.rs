@@ -89,7 +89,7 @@ fn keys_are_written_read_and_listed_while_a_node_is_down() {
 fn a_write_in_a_hurry_comes_to_a_replica_that_did_not_hear_of_it() {
     with_nodes(26, 3, |nodes| async move {
         let client = nodes.client(0).await;
-        nodes.partition(&[&[0, 1], &[2]]);
+        nodes.isolate(2);
         let hurried = PutOptions { timeout: Some(Duration::from_millis(200)), ..PutOptions::default() };
         client.put(&bucket(), Some(b"k"), Content::text("a"), hurried).await.unwrap();
         nodes.control().sleep(Duration::from_secs(3)).await;

@@ -10,7 +10,7 @@ use super::{
 use bytes::Bytes;
 use rondel_core::{
     mutant::Mutants,
-    proto::{Msg, id::NodeId},
+    proto::Msg,
     ring::position_of,
     store::row::Body,
     testing::{Control, RowKind, Sim, StoredRow, TestCluster},
@@ -161,20 +161,12 @@ impl Run {
 
     /// The owners of each key.
     fn owners(&self) -> BTreeMap<Key, BTreeSet<u32>> {
-        let ids = self.ids();
-        let Some(any) = self.cluster.running(0) else { return BTreeMap::new() };
         let of = |key: Key| {
             let bucket = bucket();
             let position = position_of(&[bucket.kind(), bucket.name(), &key_bytes(key)]);
-            let owners = any.owners_of(position);
-            (key, owners.iter().filter_map(|owner| ids.get(owner)).copied().collect())
+            (key, self.cluster.owners_of(position).into_iter().collect())
         };
         (0..self.plan.keys()).map(of).collect()
-    }
-
-    fn ids(&self) -> BTreeMap<NodeId, u32> {
-        let nodes = self.cluster.nodes().into_iter();
-        nodes.filter_map(|node| Some((self.cluster.running(node)?.node(), node))).collect()
     }
 
     fn spawn_watch(&self) -> rondel_core::env::TaskHandle {
