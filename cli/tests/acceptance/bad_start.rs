@@ -157,9 +157,9 @@ pub(crate) fn on_own_file_system(command: &mut Command, at: &Path, options: &str
     if !possible {
         let why = "this user may not mount file systems of its own (unshare --user --mount)";
         assert_ne!(env::var("RONDEL_TEST_MOUNTS").as_deref(), Ok("required"), "{why}");
-        let thread = thread::current();
+        let (mut shown, thread) = (io::stderr().lock(), thread::current());
         // What a macro prints is not shown of a test that passes.
-        writeln!(io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or_default()).unwrap();
+        writeln!(shown, "SKIPPED {}: {why}", thread.name().unwrap_or_default()).unwrap();
         return None;
     }
     let mut within = within(&format!("{mount}; shift 2; exec \"$@\""));
