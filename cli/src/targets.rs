@@ -34,8 +34,8 @@ pub(crate) struct PbHosts {
 /// Flags that name an admin listener.
 #[derive(Args, Debug, Clone, Default)]
 pub(crate) struct AdminHosts {
-    /// Admin listeners to ask; the first that answers is enough [default: those of the local cluster, or
-    /// 127.0.0.1:8093]
+    /// Admin listeners to ask: each node's word on itself counts; for --health, that of the first that answers [default:
+    /// those of the local cluster, or 127.0.0.1:8093]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', env = "RONDEL_ADMIN")]
     admin: Vec<String>,
     #[command(flatten)]

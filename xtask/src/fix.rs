@@ -1,4 +1,4 @@
-//! Formats, and applies the repairs that clippy is sure of. The only task that changes files.
+//! Formats, and applies the repairs that clippy is sure of. The only task that changes code.
 
 use crate::cargo::{cargo, run as run_cargo};
 

@@ -1,6 +1,6 @@
 //! Rondel's development tasks: one command for each thing that a developer or the CI machine does.
 //!
-//! `cargo xtask ci` is the gate, the same everywhere; `cargo xtask fix` is the only task that changes files.
+//! `cargo xtask ci` is the gate, the same everywhere; `cargo xtask fix` is the only task that changes code.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool that talks to its user")]
@@ -29,7 +29,7 @@ struct Arguments {
 enum Task {
     /// The gate: format, lints, tidy, documentation, tests, simulation
     Ci,
-    /// Format, and apply what clippy can repair (the only task that changes files)
+    /// Format, and apply what clippy can repair (the only task that changes code)
     Fix,
     /// Check the architecture's invariants and the house rules
     Tidy,
@@ -37,7 +37,7 @@ enum Task {
     Test(test::Options),
     /// Build the documentation; a warning is an error
     Doc(doc::Options),
-    /// Measure what an operation costs, on a cluster of real processes
+    /// Measure what an operation costs, on a cluster of real processes, and write it into docs/benchmarks.md
     Bench(bench::Options),
     /// Simulate clusters of the key-value store under faults
     Sim(sim::Options),

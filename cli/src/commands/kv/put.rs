@@ -111,7 +111,7 @@ struct Stored {
 impl Report for Stored {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { bucket, key, bytes, siblings, .. } = self;
-        writeln!(out, "stored {bucket}/{key} ({bytes} bytes)")?;
+        writeln!(out, "stored {bucket}/{key} ({})", indicatif::HumanBytes(*bytes as u64))?;
         if *siblings > 1 {
             writeln!(
                 out,
