@@ -1,14 +1,12 @@
 //! Starts and other commands that can't be: what is told, and that nothing is left behind.
 
-use crate::harness::{Node, RONDEL, Running, free_ports, rondel};
+use crate::harness::{Node, RONDEL, Running, free_ports, rondel, skipped_without_mounts};
 use std::{
-    env, fs,
-    io::{self, Write},
+    fs,
     net::{TcpListener, UdpSocket},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::Command,
-    thread,
 };
 
 /// Whom a test runs a process as that must not be let in, if the test itself may go everywhere.
@@ -156,10 +154,7 @@ pub(crate) fn on_own_file_system(command: &mut Command, at: &Path, options: &str
     let possible = within(mount).output().is_ok_and(|tried| tried.status.success());
     if !possible {
         let why = "this user may not mount file systems of its own (unshare --user --mount)";
-        assert_ne!(env::var("RONDEL_TEST_MOUNTS").as_deref(), Ok("required"), "{why}");
-        let (mut shown, thread) = (io::stderr().lock(), thread::current());
-        // What a macro prints is not shown of a test that passes.
-        writeln!(shown, "SKIPPED {}: {why}", thread.name().unwrap_or_default()).unwrap();
+        skipped_without_mounts(why);
         return None;
     }
     let mut within = within(&format!("{mount}; shift 2; exec \"$@\""));

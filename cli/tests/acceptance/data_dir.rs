@@ -39,6 +39,26 @@ const CASES: &[Case] = &[
     ("without its log", |data| remove(&data.join("store/log")), &["log of the store", "is gone", PUT_BACK]),
     ("with emptied logs", |data| logs(data).for_each(|log| empty(&log)), &["log of the store", "is gone"]),
     ("with a log that rotted", |data| logs(data).for_each(|log| rot(&log)), &["log of the store", "is gone"]),
+    (
+        "with bits of its identity flipped",
+        |data| flip_records(&data.join("identity")),
+        &["identity is damaged"],
+    ),
+    (
+        "with bits of its count of starts flipped",
+        |data| flip_records(&data.join("boot")),
+        &["boot is damaged"],
+    ),
+    (
+        "with bits of what was decided flipped",
+        |data| flip_records(&data.join("decided")),
+        &["decided is damaged"],
+    ),
+    (
+        "with a bit of its log flipped",
+        |data| logs(data).for_each(|log| flip(&log)),
+        &["log of the store", "is gone"],
+    ),
 ];
 
 #[test]
@@ -114,6 +134,29 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
     dev.steer("kill", "node3").ok();
     verify(&dev, "b");
     verify(&dev, "late");
+}
+
+/// Every fifth row of one node has a flipped bit, in its tables.
+#[test]
+fn a_row_with_a_flipped_bit_is_never_shown_and_is_repaired_when_it_is_read() {
+    let mut dev = Dev::start(3);
+    load(&dev, "b");
+    dev.settle();
+    dev.interrupt();
+    let numbers = (0..RECORDS).step_by(5);
+    for number in numbers.clone() {
+        flip_in(&rows(&dev.data("node2")), format!("value {number} of b").as_bytes());
+    }
+    dev.start_again();
+    dev.settle();
+    for number in numbers {
+        let key = format!("key {number}");
+        let read = dev.kv_at("node2", &["get", "b", &key, "--r", "1"]);
+        assert_eq!(read.ok(), format!("value {number} of b"));
+    }
+    dev.steer("stop", "node1").ok();
+    dev.steer("stop", "node3").ok();
+    verify(&dev, "b");
 }
 
 #[test]
@@ -270,6 +313,33 @@ fn rot(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let written = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
     bytes[written / 2..][..64].iter_mut().for_each(|byte| *byte ^= 0x5A);
+    fs::write(path, bytes).unwrap();
+}
+
+/// One bit in the middle of what is written.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[written / 2] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// One bit of each of the two copies of a small record, of which the one that was not written last is enough to start.
+fn flip_records(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let is_written = |page: &&mut [u8]| page.iter().any(|byte| *byte != 0);
+    // Behind the header's page.
+    bytes.chunks_mut(4096).skip(1).filter(is_written).for_each(|page| page[20] ^= 1);
+    fs::write(path, bytes).unwrap();
+}
+
+/// The last bit of every copy of these bytes.
+fn flip_in(path: &Path, wanted: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
+    let found = bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
+    let ends = found.map(|(at, _)| at + wanted.len() - 1).collect::<Vec<_>>();
+    assert!(!ends.is_empty(), "{} is not there", String::from_utf8_lossy(wanted));
+    ends.iter().for_each(|end| bytes[*end] ^= 1);
     fs::write(path, bytes).unwrap();
 }
 

@@ -1,11 +1,11 @@
 //! What was acknowledged is there, whatever happens to the nodes.
 
-use crate::harness::{Dev, Ended, RONDEL, Running, eventually, json, records};
+use crate::harness::{Dev, Ended, RONDEL, Running, Volume, eventually, json, records, rondel};
 use std::{
     fs,
     io::Write,
     process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// Records of an import.
@@ -71,6 +71,86 @@ fn what_was_acknowledged_before_all_nodes_died_at_once_is_there_after_it() {
     assert!(written.len() >= ACKNOWLEDGED_MIN);
     dev.start_again();
     verify(&dev, &written, &[]).ok();
+}
+
+/// A file system finds an error in itself, as ext4 does, and takes no more writes: under three writers, one at each node.
+#[test]
+fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_everything_after_its_repair() {
+    const CAUSE: &str = "Read-only file system";
+    let mut dev = Dev::start(3);
+    dev.settle();
+    dev.interrupt();
+    let Some(volume) = Volume::of(&dev.data("node2"), dev.scratch("disk")) else { return };
+    dev.start_again_on(volume);
+    dev.settle();
+    let acknowledged = [const { AtomicUsize::new(0) }; 3];
+    let stop = AtomicBool::new(false);
+    let hosts = ["node1", "node2", "node3"].map(|name| dev.address(name, "pb"));
+    let written = std::thread::scope(|scope| {
+        let writers = hosts.iter().zip(&acknowledged).enumerate().map(|(writer, (host, acknowledged))| {
+            let stop = &stop;
+            scope.spawn(move || write_until_told(writer, host, acknowledged, stop))
+        });
+        let writers = writers.collect::<Vec<_>>();
+        let more = |writers: &[usize], count: usize| {
+            let before = acknowledged.each_ref().map(|writer| writer.load(Ordering::Relaxed));
+            eventually("more writes", || {
+                let has_more =
+                    |writer: &usize| acknowledged[*writer].load(Ordering::Relaxed) >= before[*writer] + count;
+                writers.iter().all(has_more).then_some(())
+            });
+        };
+        more(&[0, 1, 2], 20);
+        let (volume, process) = dev.volume();
+        volume.turns_read_only(process);
+        eventually("a node that withdraws", || {
+            let node = &dev.status_of("node2")["node"];
+            node["reason"].as_str().is_some_and(|why| why.contains(CAUSE)).then_some(())
+        });
+        more(&[0, 2], 20);
+        stop.store(true, Ordering::Relaxed);
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(dev.log("node2").contains(CAUSE), "{}", dev.log("node2"));
+    assert_eq!(dev.status_of("node2")["node"]["serving"], false);
+    let admin = dev.address("node2", "admin");
+    rondel(["status", "--health", "--admin", &admin]).fails(1, &["does not serve", CAUSE]);
+    eventually("the others know why", || {
+        let knows = |name: &&str| {
+            let status = dev.status_of(name);
+            let member =
+                status["members"].as_array().unwrap().iter().find(|member| member["name"] == "node2");
+            member.unwrap()["trouble"].as_str().is_some_and(|why| why.contains(CAUSE))
+        };
+        ["node1", "node3"].iter().all(knows).then_some(())
+    });
+    verify(&dev, &written, &[]).ok();
+
+    dev.steer("stop", "node2").ok();
+    let (volume, process) = dev.volume();
+    volume.is_repaired(process);
+    dev.steer("start", "node2").ok();
+    dev.settle();
+    dev.steer("kill", "node1").ok();
+    dev.steer("kill", "node3").ok();
+    verify(&dev, &written, &["--r", "1"]).ok();
+}
+
+/// Puts one key after another at one server, whatever it answers, until it is told to end; the records that it
+/// acknowledged.
+fn write_until_told(writer: usize, host: &str, acknowledged: &AtomicUsize, stop: &AtomicBool) -> Vec<String> {
+    let mut written = Vec::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, value) = (format!("{writer}/{number}"), format!("by {writer}"));
+        if rondel(["kv", "put", "import", &key, &value, "--hosts", host]).code == Some(0) {
+            written.push(format!(r#"{{"bucket":"import","key":"{key}","value":"{value}"}}"#));
+            acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    written
 }
 
 /// Puts one key after another at one server until it does not answer; the records that it acknowledged.

@@ -1,6 +1,6 @@
 //! A cluster of `rondel dev`.
 
-use super::{Ended, RONDEL, Running, eventually, free_ports, json, records, rondel, send, status};
+use super::{Ended, RONDEL, Running, Volume, eventually, free_ports, json, records, rondel, send, status};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
@@ -16,6 +16,7 @@ pub(crate) struct Dev {
     folder: TempDir,
     names: Vec<String>,
     extra: Vec<String>,
+    volume: Option<Volume>,
 }
 
 impl Dev {
@@ -31,7 +32,7 @@ impl Dev {
         let folder = tempfile::tempdir().unwrap();
         let names = (1..=nodes).map(|number| format!("node{number}")).collect();
         let extra = settings.iter().flat_map(|setting| ["--set".to_owned(), (*setting).to_owned()]).collect();
-        let mut dev = Self { supervisor: None, folder, names, extra };
+        let mut dev = Self { supervisor: None, folder, names, extra, volume: None };
         // Somebody may take a port between the look and the start.
         eventually("a cluster on free ports", || {
             let base = free_ports(10 * nodes);
@@ -55,11 +56,26 @@ impl Dev {
         }
     }
 
+    /// The same, with a disk of its own for one of the nodes.
+    #[track_caller]
+    pub(crate) fn start_again_on(&mut self, volume: Volume) {
+        self.volume = Some(volume);
+        self.start_again();
+    }
+
+    /// The disk of that node, and the process whose mount namespace it is in.
+    pub(crate) fn volume(&self) -> (&Volume, u32) {
+        (self.volume.as_ref().unwrap(), self.supervisor.as_ref().unwrap().pid())
+    }
+
     /// How `rondel dev` has ended, unless all nodes serve.
     #[track_caller]
     fn launch(&mut self, flags: &[&str]) -> Option<Ended> {
         let mut command = Command::new(RONDEL);
         command.args(["dev", "--format", "json", "--dir"]).arg(self.dir()).args(flags).args(&self.extra);
+        if let Some(volume) = &self.volume {
+            command = volume.within(&command);
+        }
         let mut supervisor = Running::spawn(&mut command);
         let serves = eventually("a cluster that serves", || {
             let serves = supervisor.out().ends_with('\n');

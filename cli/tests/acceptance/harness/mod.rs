@@ -2,9 +2,11 @@
 
 mod dev;
 mod node;
+mod volume;
 
 pub(crate) use dev::Dev;
 pub(crate) use node::{Node, start};
+pub(crate) use volume::{Volume, skipped_without_mounts};
 
 use nix::{
     sys::signal::{Signal, kill},
