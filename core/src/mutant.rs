@@ -22,6 +22,8 @@ pub enum Mutant {
     DropSibling,
     /// A coordinator that knows a request answers it at once.
     AnswerRetryAtOnce,
+    /// A coordinator that is asked what came of a request, and does not know it, runs it.
+    RunForgottenRetry,
     /// A stand-in keeps the item but no hint.
     LoseHint,
     /// A hint is removed after its delivery, whatever has become of it meanwhile.
@@ -39,7 +41,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    /// All of them, with the names that commands use.
+    /// Those that show in what a key-value store does, with the names that commands use.
     pub const ALL: [(Self, &'static str); 15] = [
         (Self::AcknowledgeBeforeDurable, "acknowledge-before-durable"),
         (Self::SkipSync, "skip-sync"),

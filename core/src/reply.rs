@@ -101,6 +101,8 @@ failure_codes! {
     TimedOut = 18, "the deadline passed before enough replicas answered";
     /// The request had been done before and its reply is no longer known.
     Repeated = 19, "the request had been done before";
+    /// A coordinator that was asked what came of a request does not know the request. Whether it was done is unknown.
+    Forgotten = 20, "the node does not know whether the request was done";
 }
 
 impl FailureCode {
@@ -109,7 +111,12 @@ impl FailureCode {
     pub fn leaves_unknown(self) -> bool {
         matches!(
             self,
-            Self::Unknown | Self::Disconnected | Self::Dropped | Self::StoreFailed | Self::Panicked
+            Self::Unknown
+                | Self::Disconnected
+                | Self::Dropped
+                | Self::StoreFailed
+                | Self::Panicked
+                | Self::Forgotten
         )
     }
 }

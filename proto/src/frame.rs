@@ -39,6 +39,8 @@ pub mod flags {
     pub const REPAIR: u8 = 4;
     /// Besides the answer, which comes when the write is durable, the sender wants to be told when it is in memory.
     pub const ACCEPT: u8 = 8;
+    /// The receiver may have coordinated this write already: it says what came of it, and never runs it.
+    pub const RETRY: u8 = 16;
 }
 
 /// What a request says of itself; core routes by it without looking into the archive.

@@ -2,7 +2,7 @@
 
 use crate::{
     bad_start::on_own_file_system,
-    harness::{Dev, Ended, Node, Running, copy_dir, eventually, free_ports, member, rondel, start},
+    harness::{Dev, Ended, Node, Running, copy_dir, eventually, free_addresses, member, rondel, start},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -170,8 +170,7 @@ fn of_a_node_and_its_copy_everybody_knows_which_is_out_and_why() {
     dev.steer("start", "node3").ok();
     dev.settle();
 
-    let base = free_ports(2);
-    let [at, bulk_at] = [0, 1].map(|offset| format!("127.0.0.1:{}", base + offset));
+    let [at, bulk_at] = free_addresses();
     let mut elsewhere = start(&copy, &["--cluster", &at, "--bulk", &bulk_at]);
     let told = Running::spawn(&mut elsewhere).ended();
     told.fails(1, &["the cluster knows this node, node3, at 127.0.0.1:", &at, "a node runs once"]);

@@ -1,7 +1,7 @@
 //! Bytes, certificates and tokens that nobody should be taken in by: what strangers are told, and that the cluster goes
 //! on.
 
-use crate::harness::{Node, Running, eventually, free_ports, start};
+use crate::harness::{Node, Running, eventually, free_addresses, free_ports, start};
 use nix::sys::signal::Signal;
 use rondel_core::{
     env::Env,
@@ -53,8 +53,7 @@ fn garbage_and_oversized_frames_get_an_error_and_the_node_goes_on() {
 fn a_token_must_be_whole_and_of_this_cluster_and_a_formed_cluster_takes_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let dir = |name: &str| folder.path().join(name);
-    let base = free_ports(2);
-    let [at, bulk_at] = [0, 1].map(|offset| format!("127.0.0.1:{}", base + offset));
+    let [at, bulk_at] = free_addresses();
     let founder = ["--founders", "2", "--name", "first", "--cluster", &at, "--bulk", &bulk_at];
     let mut first = Node::start(&dir("first"), &founder);
     let token_file = dir("first").join("join-token");
@@ -84,8 +83,7 @@ fn a_token_must_be_whole_and_of_this_cluster_and_a_formed_cluster_takes_nobody()
 fn a_member_of_another_cluster_is_kept_out_by_its_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let dir = |name: &str| folder.path().join(name);
-    let base = free_ports(2);
-    let [at, bulk_at] = [0, 1].map(|offset| format!("127.0.0.1:{}", base + offset));
+    let [at, bulk_at] = free_addresses();
     let founder = ["--founders", "2", "--cluster", &at, "--bulk", &bulk_at];
     // The cluster of `theirs` is at this address …
     let theirs = Node::start(&dir("theirs"), &[&founder[..], &["--name", "theirs"]].concat());

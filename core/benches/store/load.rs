@@ -46,20 +46,19 @@ impl Load {
         let engine = Arc::new(engine);
         let acks = Acks::default();
         let answering = env.spawn("answer", answer(Arc::clone(&engine), Arc::clone(&acks)));
-        let lane = Arc::new(tokio::sync::Mutex::new(()));
         let (before, began) = (Usage::now(), env.now());
         let until = began + Duration::from_secs(self.seconds);
         let writers: Vec<_> = (0..self.writers)
             .map(|writer| {
                 let (sender, receiver) = oneshot::channel();
                 let (env, clock) = (env.clone(), env.clone());
-                let (engine, acks, lane) = (Arc::clone(&engine), Arc::clone(&acks), Arc::clone(&lane));
+                let (engine, acks) = (Arc::clone(&engine), Arc::clone(&acks));
                 env.spawn("writer", async move {
                     let mut rng = Rng::from_seed(writer + 1);
                     let mut latencies = histogram();
                     while clock.now() < until {
                         let began = clock.now();
-                        self.put(&clock, &engine, &lane, &acks, &mut rng).await;
+                        self.put(&clock, &engine, &acks, &mut rng).await;
                         let micros = u64::try_from((clock.now() - began).as_micros()).unwrap();
                         latencies.saturating_record(micros);
                     }
@@ -107,23 +106,17 @@ impl Load {
         }
     }
 
-    async fn put(
-        self,
-        env: &Env,
-        engine: &Engine,
-        lane: &tokio::sync::Mutex<()>,
-        acks: &Acks,
-        rng: &mut Rng,
-    ) {
+    async fn put(self, env: &Env, engine: &Engine, acks: &Acks, rng: &mut Rng) {
         let (key, value) = (rng.below(self.keys), self.value(rng));
         while engine.is_full() {
             env.sleep(FULL_PAUSE).await;
         }
         let (sender, receiver) = oneshot::channel();
-        let turn = lane.lock().await;
-        let number = engine.put(key, value);
-        acks.lock().unwrap().push_back((number, sender));
-        drop(turn);
+        {
+            // One step: what is durable is answered only once its writer stands in the list.
+            let mut acks = acks.lock().unwrap();
+            acks.push_back((engine.put(key, value), sender));
+        }
         receiver.await.unwrap();
     }
 

@@ -23,7 +23,7 @@ pub(crate) use clock::NodeClock;
 pub use config::{Founding, NodeConfig, Origin, REPLICAS_DEFAULT};
 pub use joining::JoinError;
 pub use sequence::ChangeError;
-pub(crate) use shared::{Admitted, Outgoing, Outlook, Shared};
+pub(crate) use shared::{Admitted, Outgoing, Outlook, RECONNECT_PAUSE, Shared};
 pub use start::{Builder, StartError};
 pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StartPhase, StoreState};
 

@@ -74,7 +74,7 @@ const BIRTH_MAX: Duration = Duration::from_secs(10);
 const FACTS_AGE_MAX: Duration = Duration::from_secs(5);
 /// How long a request waits before it is sent once more over a new connection: longer than the first pause between
 /// two attempts to connect.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Shards of the maps that many threads look into. Fixed: a simulation runs alike on every machine.
 pub(crate) const MAP_SHARDS: usize = 16;
 

@@ -1,13 +1,15 @@
 //! Finding a coordinator for an update: this node if it owns a slot of the key, else an owner that is up, else, when
 //! no owner is, a stand-in. A coordinator that refused before it did anything is followed by the next, with the same
-//! request id; one that was lost is followed only where the message does no harm twice (PROTOCOLS §7).
+//! request id; one that was lost is followed only where the message does no harm twice. Where it does, the lost
+//! coordinator itself is asked what came of the request as soon as it can be reached (PROTOCOLS §7): the same process
+//! knows, any other answers that it does not.
 
 use super::{
     options::RequestError,
     write::{self, WriteSpec, Written},
 };
 use crate::{
-    node::{Outgoing, Shared},
+    node::{Outgoing, RECONNECT_PAUSE, Shared},
     quorum::{Achieved, Quorum},
     reply::{FailureCode, ReplyTo},
     ring::{Serving, Use},
@@ -105,18 +107,31 @@ async fn ask(
         request_id: spec.request_id,
         deadline_us: 0,
     };
-    let outgoing =
+    let mut outgoing =
         Outgoing { head, key: spec.at.key.clone(), body: framed.freeze(), deadline: spec.deadline };
-    let (sender, answer) = oneshot::channel();
-    shared.send(node, spec.service, outgoing, ReplyTo::new(|outcome| drop(sender.send(outcome))));
     let until = match retry_elsewhere {
         true => spec.deadline.min(shared.env.now() + COORDINATOR_PATIENCE),
         false => spec.deadline,
     };
-    match shared.env.timeout_at(until, answer).await {
-        Ok(Ok(Ok(body))) => parse_written(body),
-        Ok(Ok(Err(failure))) => Err(RequestError::of_update(failure)),
-        Ok(Err(_)) | Err(_) => Err(RequestError::Unknown),
+    loop {
+        let (sender, answer) = oneshot::channel();
+        let reply = ReplyTo::new(|outcome| drop(sender.send(outcome)));
+        shared.send(node, spec.service, outgoing.clone(), reply);
+        let failure = match shared.env.timeout_at(until, answer).await {
+            Ok(Ok(Ok(body))) => return parse_written(body),
+            Ok(Ok(Err(failure))) => failure,
+            Ok(Err(_)) | Err(_) => return Err(RequestError::Unknown),
+        };
+        let lost = failure.code == FailureCode::Disconnected && !retry_elsewhere;
+        let is_up = shared.outlook(head.service).up(node);
+        if !lost || !is_up || shared.env.now() + RECONNECT_PAUSE >= until {
+            let error = RequestError::of_update(failure);
+            // To be refused an answer about the first time says nothing about that.
+            let unknown = outgoing.head.flags & flags::RETRY != 0 && error.nothing_was_done();
+            return Err(if unknown { RequestError::Unknown } else { error });
+        }
+        shared.env.sleep(RECONNECT_PAUSE).await;
+        outgoing.head.flags |= flags::RETRY;
     }
 }
 
@@ -151,6 +166,7 @@ pub(crate) async fn serve(
         quorum: Quorum { n, need, durable, owners, nodes, strict: strict != 0 },
         deadline,
         request_id: head.request_id,
+        retry: head.flags & flags::RETRY != 0,
     };
     let outcome = write::coordinate(&shared, &topology, spec, head.message, body).await;
     reply.send(outcome.map_err(RequestError::into_failure).map(|written| {

@@ -383,6 +383,7 @@ impl<V: Handle<M>, M: Message> IntoFuture for Request<V, Update<M>> {
                 quorum: plan.quorum,
                 deadline: plan.deadline,
                 request_id: plan.request_id,
+                retry: false,
             };
             let retry = self.options.retry_elsewhere;
             let written = edge::update(shared, &plan.topology, spec, M::ID, body, retry).await;

@@ -64,7 +64,8 @@ pub struct Options {
     pub deadline: Duration,
     /// The client's request, kept over its retries. Default: a new one.
     pub request_id: Option<RequestId>,
-    /// Updates: when the coordinator was lost, ask another. Only for messages that do no harm twice.
+    /// Updates: when the coordinator was lost, ask another. Only for messages that do no harm twice; for any other,
+    /// the lost coordinator alone is asked what came of it, until it answers or is known to be down.
     pub retry_elsewhere: bool,
 }
 

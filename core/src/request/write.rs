@@ -51,6 +51,8 @@ pub(crate) struct WriteSpec {
     pub(crate) quorum: Quorum,
     pub(crate) deadline: Instant,
     pub(crate) request_id: RequestId,
+    /// The coordinator may have run it before, and says what came of that instead of running it.
+    pub(crate) retry: bool,
 }
 
 /// What a coordinated message came to.
@@ -90,6 +92,7 @@ pub(crate) async fn coordinate(
             message,
             body,
             stand_in,
+            retry: spec.retry,
             early: Box::new(move |executed| drop(early.send(executed))),
         },
         request_id: spec.request_id,

@@ -45,8 +45,9 @@ pub(crate) type Early = Box<dyn FnOnce(Result<Executed, Failure>) + Send>;
 pub(crate) enum Op {
     /// Run a handler.
     Message { message: u16, body: Bytes },
-    /// Run a handler as the coordinator; the item goes out through `early`, at once.
-    Coordinate { message: u16, body: Bytes, stand_in: u16, early: Early },
+    /// Run a handler as the coordinator; the item goes out through `early`, at once. A retry runs nothing: it only
+    /// takes up again what is known to have run.
+    Coordinate { message: u16, body: Bytes, stand_in: u16, retry: bool, early: Early },
     /// Merge an item in, and keep hints for the slots stood in for. Answers the row's digest.
     Absorb { item: Bytes, stand_in: u16, mine: Option<Actor> },
     /// The item, or its digest.

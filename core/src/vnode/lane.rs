@@ -242,8 +242,8 @@ impl Lane {
                     reply.send(outcome);
                 }
             }
-            Op::Coordinate { message, body, stand_in, early } => {
-                let run = Run { message, body, stand_in };
+            Op::Coordinate { message, body, stand_in, retry, early } => {
+                let run = Run { message, body, stand_in, retry };
                 let executed = self.coordinate(index, run, call, content, &at);
                 let side = self.side(service.storage);
                 match executed {
@@ -295,7 +295,7 @@ impl Lane {
         content: Content,
         at: &RowKey,
     ) -> Result<Executed, Failure> {
-        let Run { message, body, stand_in } = run;
+        let Run { message, body, stand_in, retry } = run;
         let context = self.context.clone();
         let (n, request_id, partition) = (call.n, call.request_id, call.partition);
         let of = &context.services[service];
@@ -311,6 +311,9 @@ impl Lane {
                 let (reply, item) = (remembered.unwrap_or_default(), Some(item.clone()));
                 return Ok(Executed { reply, item, again: true, mine: row.mine });
             }
+        }
+        if retry && !context.mutants.has(Mutant::RunForgottenRetry) {
+            return Err(Failure::new(FailureCode::Forgotten));
         }
         let actor = self.ghost_of(&content, at);
         let mut cell = RowCell { content, put: None, actor };
@@ -471,6 +474,7 @@ struct Run {
     message: u16,
     body: Bytes,
     stand_in: u16,
+    retry: bool,
 }
 
 /// An item that arrives.

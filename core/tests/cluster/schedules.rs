@@ -6,12 +6,12 @@
 use crate::counter::{Add, Count, Total};
 use rondel_core::{
     mutant::{Mutant, Mutants},
-    request::Need,
+    request::{Need, RequestError},
     ring::position_of,
     testing::{CrashMode, Shape, Sim, TestCluster},
     vnode::Storage,
 };
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 const KEY: &str = "k";
 /// Longer than it takes to give up a node that is not heard.
@@ -89,4 +89,45 @@ fn a_coordinator_that_has_lost_a_step_counts_under_another_name() {
     assert_eq!(total(3, None, a_coordinator_forgets_its_step), 12);
     let broken = total(3, Some(Mutant::KeepIncarnation), a_coordinator_forgets_its_step);
     assert_eq!(broken, 7, "the switch works");
+}
+
+/// The coordinator counts, but its answer is lost with the connection; then it can be reached again, as the process
+/// that it was or as another. Gives what the client is told, and the total.
+fn an_answer_is_lost(restart: bool, broken: Option<Mutant>) -> (Result<u64, RequestError>, u64) {
+    let told = Cell::new(None);
+    let total = total(4, broken, |cluster| {
+        let told = &told;
+        async move {
+            let owners = cluster.node(0).await.owners_of(position_of(&[KEY.as_bytes()]));
+            let number_of = |node| {
+                cluster.nodes().into_iter().find(|number| cluster.running(*number).unwrap().node() == node)
+            };
+            let coordinator = number_of(owners[0]).unwrap();
+            let outside = |node: &u32| !owners.contains(&cluster.running(*node).unwrap().node());
+            let outsider = cluster.nodes().into_iter().find(outside).unwrap();
+            let (control, counts) = (cluster.control(), cluster.node(outsider).await.table::<Count>());
+            control.net().cut(coordinator, outsider);
+            let loss = async {
+                control.sleep(Duration::from_secs(1)).await;
+                if restart {
+                    cluster.restart(coordinator);
+                    cluster.node(coordinator).await.serving().await.unwrap();
+                }
+                // Longer than a connection lives without a word.
+                control.sleep(Duration::from_secs(6)).await;
+                control.net().mend(coordinator, outsider);
+            };
+            let (outcome, ()) = tokio::join!(biased; counts.update(KEY, Add { amount: 5 }), loss);
+            told.set(Some(outcome));
+        }
+    });
+    (told.take().unwrap(), total)
+}
+
+#[test]
+fn a_step_whose_answer_was_lost_is_answered_by_the_process_that_took_it_and_by_no_other() {
+    assert_eq!(an_answer_is_lost(false, None), (Ok(5), 5));
+    assert_eq!(an_answer_is_lost(true, None), (Err(RequestError::Unknown), 5));
+    let broken = an_answer_is_lost(true, Some(Mutant::RunForgottenRetry));
+    assert_eq!(broken, (Ok(10), 10), "the switch works");
 }

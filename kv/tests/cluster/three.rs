@@ -1,8 +1,8 @@
 //! Three nodes: writes and reads go on while one is down, and copies become equal again.
 
-use crate::harness::{all, bucket, get, put, texts, with_nodes};
+use crate::harness::{Nodes, all, bucket, get, put, texts, with_nodes};
 use rondel_kv::{
-    Condition, Content, DeleteOptions, Deleted, GetError, GetOptions, ListOptions, Need, PutError,
+    Client, Condition, Content, DeleteOptions, Deleted, GetError, GetOptions, ListOptions, Need, PutError,
     PutOptions, RequestError, Requirement,
 };
 use std::time::Duration;
@@ -72,16 +72,25 @@ fn keys_are_written_read_and_listed_while_a_node_is_down() {
         keys.sort();
         assert_eq!(all(client.list_keys(&bucket(), ListOptions::default())).await.unwrap(), keys);
         nodes.restart(2);
-        let third = nodes.client(2).await;
-        nodes.come_to_rest().await;
-        nodes.kill(0);
-        nodes.kill(1);
-        let one = GetOptions { r: Some(Need::Count(1)), ..GetOptions::default() };
+        let third = rest_and_leave_the_third_alone(&nodes).await;
         for number in 0..40 {
-            let read = third.get(&bucket(), key(number).as_bytes(), one.clone()).await.unwrap();
+            let read = third.get(&bucket(), key(number).as_bytes(), from_one()).await.unwrap();
             assert_eq!(texts(read.as_ref()), [key(number)], "the node that was down has it by itself");
         }
     });
+}
+
+/// Waits until the third node has all that it missed, and leaves it alone with that.
+async fn rest_and_leave_the_third_alone(nodes: &Nodes) -> Client {
+    let third = nodes.client(2).await;
+    nodes.come_to_rest().await;
+    nodes.kill(0);
+    nodes.kill(1);
+    third
+}
+
+fn from_one() -> GetOptions {
+    GetOptions { r: Some(Need::Count(1)), ..GetOptions::default() }
 }
 
 /// A client that waits only for a moment has its answer before anybody knows that the third replica hears nothing.
@@ -97,12 +106,8 @@ fn a_write_in_a_hurry_comes_to_a_replica_that_did_not_hear_of_it() {
         nodes.kill(2);
         nodes.heal();
         nodes.restart(2);
-        let third = nodes.client(2).await;
-        nodes.come_to_rest().await;
-        nodes.kill(0);
-        nodes.kill(1);
-        let one = GetOptions { r: Some(Need::Count(1)), ..GetOptions::default() };
-        let read = third.get(&bucket(), b"k", one).await.unwrap();
+        let third = rest_and_leave_the_third_alone(&nodes).await;
+        let read = third.get(&bucket(), b"k", from_one()).await.unwrap();
         assert_eq!(texts(read.as_ref()), ["a"]);
     });
 }

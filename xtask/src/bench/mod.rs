@@ -268,11 +268,13 @@ mod tests {
     }
 
     #[test]
-    fn the_document_has_a_place_for_the_tables() {
+    fn the_document_has_a_place_for_each_table() {
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("benchmarks.md");
         fs::copy(root().unwrap().join(DOCUMENT), &copy).unwrap();
-        replace_section(&copy, SECTION, "figures").unwrap();
-        assert!(fs::read_to_string(copy).unwrap().contains("figures"));
+        for (section, figures) in [(SECTION, "a cluster's figures"), (store::SECTION, "a store's figures")] {
+            replace_section(&copy, section, figures).unwrap();
+            assert!(fs::read_to_string(&copy).unwrap().contains(figures));
+        }
     }
 }

@@ -193,6 +193,12 @@ pub(crate) fn free_ports(count: u16) -> u16 {
     })
 }
 
+/// Where a node could take its peers' messages and bulk data: two addresses that nobody uses.
+pub(crate) fn free_addresses() -> [String; 2] {
+    let base = free_ports(2);
+    [0, 1].map(|offset| format!("127.0.0.1:{}", base + offset))
+}
+
 /// Copies a folder with everything in it.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
