@@ -63,8 +63,8 @@ failure_codes! {
     Unknown = 0, "the peer failed in a way that this release does not know";
     /// A queue is full; nothing was done.
     Overloaded = 1, "the node is overloaded";
-    /// The deadline had passed before the work began; nothing was done.
-    Expired = 2, "the deadline had passed before the work began";
+    /// No answer within the deadline. Whether the request was done is unknown.
+    Expired = 2, "there was no answer within the deadline";
     /// The request's `ver` is older than the partition's; the detail is the 4-byte little-endian `ver`. Nothing was done.
     Stale = 3, "the sender's view of the partition is out of date";
     /// The node is not in the slot that it was addressed for; the detail is as in `Stale`. Nothing was done.
@@ -81,7 +81,7 @@ failure_codes! {
     Panicked = 9, "the handler panicked";
     /// The store has failed or is closed. Whether a write is durable there is unknown.
     StoreFailed = 10, "the node's store has failed";
-    /// The connection was lost, or could not be made. Whether the request was done is unknown.
+    /// The connection that the request was given to was lost. Whether the request was done is unknown.
     Disconnected = 11, "the connection to the node was lost";
     /// The responder was dropped without an answer, or the answer can't be sent. Whether the request was done is
     /// unknown.
@@ -103,6 +103,8 @@ failure_codes! {
     Repeated = 19, "the request had been done before";
     /// A coordinator that was asked what came of a request does not know the request. Whether it was done is unknown.
     Forgotten = 20, "the node does not know whether the request was done";
+    /// No connection to the node can be made, or it is no member; nothing was done.
+    Unreachable = 21, "the node can't be reached";
 }
 
 impl FailureCode {

@@ -99,7 +99,7 @@ impl Load {
         let mut rng = Rng::from_seed(0);
         for first in (0..self.keys).step_by(1000) {
             let last = (first..first + 1000).map(|key| engine.put(key, self.value(&mut rng))).last();
-            while watch.next().await < last {}
+            while watch.next().await.expect("the engine takes what fits") < last.expect("a thousand puts") {}
             while engine.is_full() {
                 env.sleep(FULL_PAUSE).await;
             }

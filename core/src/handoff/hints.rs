@@ -236,7 +236,7 @@ impl Walk {
     async fn retire(&self, partition: Partition, at: RowKey, bytes: Bytes) {
         let Some(copy) = self.decode(&at, &bytes) else {
             // It is filled as any row that can't be read, and retired by the next walk.
-            if let Some(copy) = self.copy_of_others(&at).await {
+            if let Some(copy) = self.copy_of_others(&at, &bytes).await {
                 self.push(partition, self.topology.me(), &at, &copy).await;
             }
             return;
@@ -305,14 +305,17 @@ impl Walk {
         };
         match self.decode(at, &bytes) {
             Some(copy) => Some(copy),
-            None => self.copy_of_others(at).await,
+            None => self.copy_of_others(at, &bytes).await,
         }
     }
 
     /// What other replicas hold of an item that can't be read here: its hint would stand for ever for want of it. The
     /// read brings this node's own row up to it as well, if it owns one.
-    async fn copy_of_others(&self, at: &RowKey) -> Option<Copy> {
-        let n = self.topology.replicas();
+    async fn copy_of_others(&self, at: &RowKey, unreadable: &Bytes) -> Option<Copy> {
+        let replicas = self.topology.replicas();
+        // Rather what a damaged row says of its class than a copy on owners that the key does not have.
+        let said = Row::decode_sound(unreadable).ok().map(|row| row.n_val);
+        let n = said.filter(|n| (1..=replicas).contains(n)).unwrap_or(replicas);
         let spec = ReadSpec {
             service: self.service,
             at: at.clone(),

@@ -143,7 +143,7 @@ impl Node {
         let node = Arc::downgrade(self);
         let reply = ReplyTo::new(move |outcome| {
             let Some(node) = node.upgrade() else { return };
-            if let Err(Failure { code: FailureCode::Disconnected, .. }) = outcome {
+            if let Err(Failure { code: FailureCode::Disconnected | FailureCode::Unreachable, .. }) = outcome {
                 let env = node.shared.env.clone();
                 // Not from within the machine's own step: this may be called while it runs.
                 env.spawn("unreachable", async move {
@@ -194,10 +194,13 @@ impl Node {
         let Ok(answer) = self.ask(partner, &digest).await else { return };
         if self.shared.env.now() - sent < CLOCK_READ_MAX {
             let then_ms = u64::midpoint(sent_ms, self.shared.env.unix_ms());
-            self.reluctance.peer_clock(partner, answer.clock_ms.wrapping_sub(then_ms).cast_signed());
+            let ahead_ms = answer.clock_ms.wrapping_sub(then_ms).cast_signed();
+            self.reluctance.peer_clock(partner, ahead_ms, self.shared.env.now());
         }
         self.carry_out(self.health.contact(&self.shared, partner));
-        let (delta, wanted) = self.health.on_answer(&self.shared, answer);
+        let (delta, mut wanted) = self.health.on_answer(&self.shared, answer);
+        // What the partner has is fetched below.
+        wanted.behind = wanted.behind.filter(|ahead| *ahead != partner);
         self.carry_out(wanted);
         if let Some(delta) = delta {
             self.tell(partner, &delta);

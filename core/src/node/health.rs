@@ -165,15 +165,16 @@ impl Machines {
     fn learnt(&mut self, shared: &Shared, node: NodeId, now: Instant, wanted: &mut Wanted) {
         let Some(facts) = self.gossip.facts(node) else { return };
         let peer = self.peers.entry(node).or_default();
-        peer.newborn = peer.heard.is_none() && facts.boot == 1 && shared.is_newborn();
         peer.services = Some(facts.services.clone());
         peer.reluctant = facts.reluctant;
         peer.hints = facts.hints.iter().copied().collect();
         peer.hear(now);
         if peer.run != (facts.boot, facts.nonce) {
+            let is_first = peer.run == PeerStatus::default().run;
+            peer.newborn = is_first && facts.boot == 1 && shared.is_newborn();
             // A restart so quick that nobody missed it: what it did not get while it was away, it lacks all the same.
             peer.run = (facts.boot, facts.nonce);
-            peer.up_since = (!peer.newborn).then_some(now);
+            peer.up_since = Some(now);
         }
         if self.is_ahead(shared, node) {
             wanted.behind = Some(node);
@@ -202,8 +203,10 @@ impl Machines {
             let peer = self.peers.entry(*node).or_default();
             let up = alive && peer.services.as_ref().is_none_or(|services| !services.is_empty());
             if up && !peer.up {
-                peer.up_since = (!peer.newborn).then_some(now);
+                peer.up_since = Some(now);
             }
+            // Before it has served, to serve nothing is no absence.
+            peer.newborn &= up || peer.heard.is_none();
             peer.up = up;
             peer.demoted =
                 self.liveness.is_slow(*node) || self.liveness.status(*node) == Some(Status::Suspect);

@@ -88,6 +88,11 @@ impl Node {
             return;
         };
         let coordinate = head.flags & flags::COORDINATE != 0;
+        if coordinate && let Err(why) = self.shared.topology_for_requests() {
+            // It may know too few of the others to tell alone from among many.
+            request.reply.send(Err(Failure::because(FailureCode::NotServing, why)));
+            return;
+        }
         let write = coordinate || head.message == core_message::ABSORB;
         if write && let Err(code) = self.shared.admits_writes(service) {
             request.reply.send(Err(Failure::new(code)));

@@ -16,6 +16,8 @@ use std::{
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// How far a clock may be off the median of its peers' clocks.
 const CLOCK_OFFSET_MAX_MS: u64 = 1_000;
+/// A reading that is older says nothing of a peer any more: it may be down, and clocks may have been set.
+const READING_AGE_MAX: Duration = Duration::from_secs(120);
 
 pub(super) struct Reluctance {
     settled_at: Option<Instant>,
@@ -24,8 +26,8 @@ pub(super) struct Reluctance {
 
 #[derive(Default)]
 struct Clocks {
-    /// How far each peer's clock is ahead of this node's, in milliseconds.
-    ahead: BTreeMap<NodeId, i64>,
+    /// How far each peer's clock is ahead of this node's, in milliseconds, and when that was read.
+    ahead: BTreeMap<NodeId, (i64, Instant)>,
     off: bool,
 }
 
@@ -42,10 +44,11 @@ impl Reluctance {
     }
 
     /// A peer's clock was read: it is so far ahead of this node's.
-    pub(super) fn peer_clock(&self, node: NodeId, ahead_ms: i64) {
+    pub(super) fn peer_clock(&self, node: NodeId, ahead_ms: i64, now: Instant) {
         let mut clocks = self.clocks();
-        clocks.ahead.insert(node, ahead_ms);
-        let behind = median(clocks.ahead.values().copied());
+        clocks.ahead.insert(node, (ahead_ms, now));
+        clocks.ahead.retain(|_, (_, read)| now.saturating_duration_since(*read) <= READING_AGE_MAX);
+        let behind = clocks.behind_ms();
         let off = behind.unsigned_abs() > CLOCK_OFFSET_MAX_MS;
         if off && !clocks.off {
             tracing::error!(
@@ -64,7 +67,7 @@ impl Reluctance {
 
     /// How far this node's clock is behind the median of its peers', in milliseconds.
     pub(super) fn clock_behind_ms(&self) -> i64 {
-        median(self.clocks().ahead.values().copied())
+        self.clocks().behind_ms()
     }
 
     /// Whether another owner should coordinate instead.
@@ -74,6 +77,12 @@ impl Reluctance {
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clocks {
+    fn behind_ms(&self) -> i64 {
+        median(self.ahead.values().map(|(ahead_ms, _)| *ahead_ms))
     }
 }
 
@@ -110,15 +119,33 @@ mod tests {
     #[test]
     fn one_peer_with_a_wrong_clock_does_not_make_this_one_wrong() {
         with_reluctance(false, |env, reluctance| {
-            reluctance.peer_clock(NodeId(1), 10);
-            reluctance.peer_clock(NodeId(2), -600_000);
-            assert!(!reluctance.is_reluctant(env.now()));
-            reluctance.peer_clock(NodeId(1), -600_000);
-            assert!(reluctance.is_reluctant(env.now()));
+            let now = env.now();
+            let reads = |node, ahead_ms| reluctance.peer_clock(NodeId(node), ahead_ms, now);
+            reads(1, 10);
+            reads(2, -600_000);
+            assert!(!reluctance.is_reluctant(now));
+            reads(1, -600_000);
+            assert!(reluctance.is_reluctant(now));
             assert_eq!(reluctance.clock_behind_ms(), -600_000);
             reluctance.set_members(&[]);
-            reluctance.peer_clock(NodeId(3), 0);
-            assert!(!reluctance.is_reluctant(env.now()), "the clock was set");
+            reads(3, 0);
+            assert!(!reluctance.is_reluctant(now), "the clock was set");
+        });
+    }
+
+    #[test]
+    fn what_was_read_long_ago_of_peers_that_are_gone_counts_no_more() {
+        with_reluctance(false, |env, reluctance| {
+            let then = env.now();
+            for node in [1, 2] {
+                reluctance.peer_clock(NodeId(node), -600_000, then);
+            }
+            let reads = |after| {
+                reluctance.peer_clock(NodeId(3), 0, then + after);
+                reluctance.is_reluctant(then + after)
+            };
+            assert!(reads(READING_AGE_MAX));
+            assert!(!reads(READING_AGE_MAX + Duration::from_nanos(1)));
         });
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct PeerStatus {
     pub(crate) hints: BTreeMap<NodeId, u64>,
     /// Which run of it that is.
     pub(crate) run: (u64, u64),
-    /// It is as new as this node, and has not served yet: it can't have missed anything.
+    /// It is as new as this node, and has been up ever since: it has missed only what others say that they keep for it.
     pub(crate) newborn: bool,
     /// When this node last saw it come up, or heard of a new run.
     pub(crate) up_since: Option<Instant>,
@@ -228,7 +228,7 @@ impl Shared {
     }
 
     /// Core's own messages do no harm twice. One that a lost connection took along is sent once more: the peer may have
-    /// been restarted, and be there again.
+    /// been restarted, and be there again. One that never left fails at once, and goes to another.
     fn send_to_peer(self: &Arc<Self>, to: NodeId, message: Outgoing, once_more: bool, mut reply: ReplyTo) {
         let accepted = reply.take_accepted();
         let sent = self.env.now();
@@ -291,8 +291,13 @@ impl Shared {
     /// What requests for a service need to know of the peers, looked up once per request.
     pub(crate) fn outlook(&self, service: u32) -> Outlook {
         let reluctant = self.reluctant.load(Ordering::Relaxed);
-        let (now, started) = (self.env.now(), (!self.first_run).then_some(self.started));
-        Outlook { peers: self.peers(), me: self.me, reluctant, service, now, started }
+        let (now, peers) = (self.env.now(), self.peers());
+        let (started, first_run) = (self.started, self.first_run);
+        // Asked of those that came up lately only; at most times there are none.
+        let lately = |peer: &PeerStatus| peer.up_since.is_some_and(|since| now < since + BEHIND_MAX);
+        let topology = peers.values().any(lately).then(|| self.topology()).flatten();
+        let own_hints = topology.map(|topology| self.hints.by_node(&topology)).unwrap_or_default();
+        Outlook { peers, me: self.me, reluctant, service, now, started, first_run, own_hints }
     }
 }
 
@@ -325,8 +330,10 @@ pub(crate) struct Outlook {
     reluctant: bool,
     service: u32,
     now: Instant,
-    /// When this run began; nothing in the first, as there is nothing that the node can have missed.
-    started: Option<Instant>,
+    started: Instant,
+    first_run: bool,
+    /// The hints that this node keeps, by the node that they are for, where one of them came up lately.
+    own_hints: BTreeMap<NodeId, u64>,
 }
 
 impl Outlook {
@@ -349,25 +356,31 @@ impl Outlook {
         }
     }
 
-    /// Whether a member says that it keeps hints for the node.
+    /// Whether a member keeps hints for the node. Of this node's own it is known where the node came up lately.
     pub(crate) fn hinted(&self, node: NodeId) -> bool {
-        self.peers.values().any(|peer| peer.hints.get(&node).is_some_and(|hints| *hints > 0))
+        some_for(node, &self.own_hints) || self.peers.values().any(|peer| some_for(node, &peer.hints))
     }
 
-    /// Whether the node came back lately and others still keep hints for it, or have not yet said.
+    /// Whether the node came up lately and others still keep hints for it, or have not yet said. A new one can't have
+    /// missed more than is said.
     pub(crate) fn behind(&self, node: NodeId) -> bool {
-        let since = match node == self.me {
-            true => self.started,
-            false => self.peers.get(&node).and_then(|peer| peer.up_since),
+        let (since, newborn) = match node == self.me {
+            true => (Some(self.started), self.first_run),
+            false => self.peers.get(&node).map_or((None, false), |peer| (peer.up_since, peer.newborn)),
         };
         let Some(since) = since else { return false };
         if self.now.saturating_duration_since(since) >= BEHIND_MAX {
             return false;
         }
         let others = self.peers.iter().filter(|(other, peer)| **other != node && peer.up);
-        others.into_iter().any(|(_, peer)| {
-            peer.heard.is_none_or(|heard| heard <= since + FACTS_AGE_MAX)
-                || peer.hints.get(&node).copied().unwrap_or(0) > 0
-        })
+        let may_keep_some = |(_, peer): (_, &PeerStatus)| {
+            let unsaid = !newborn && peer.heard.is_none_or(|heard| heard <= since + FACTS_AGE_MAX);
+            unsaid || some_for(node, &peer.hints)
+        };
+        some_for(node, &self.own_hints) || others.into_iter().any(may_keep_some)
     }
+}
+
+fn some_for(node: NodeId, hints: &BTreeMap<NodeId, u64>) -> bool {
+    hints.get(&node).is_some_and(|hints| *hints > 0)
 }

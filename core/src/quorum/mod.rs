@@ -15,7 +15,7 @@
 mod read;
 mod tally;
 
-pub use read::{Answer, ReadRule, ReadTally, ReadVerdict};
+pub use read::{Absence, Answer, ReadRule, ReadTally, ReadVerdict};
 pub use tally::{Ask, AskId, AskState, Tally, Verdict};
 
 use rondel_proto::wire;

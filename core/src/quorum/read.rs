@@ -12,16 +12,25 @@ pub struct ReadRule {
     pub basic_quorum: bool,
 }
 
+/// How much "there is none here" says of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// As much as an item would.
+    Sure,
+    /// The owner was away, and may only not have it yet, while another owner is up. Nobody is known to keep anything for
+    /// it: it is believed if all owners say the same.
+    Unsure,
+    /// As `Unsure`, but others keep writes for the owner: it is not believed before it has them.
+    Lacking,
+}
+
 /// What came back for an ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// The item, or its digest.
     Found,
     /// There is none there.
-    NotFound {
-        /// False for an owner that is behind while another owner is up: it may only not have it *yet*.
-        counts: bool,
-    },
+    NotFound(Absence),
     /// An error, a damaged row, a digest that does not fit.
     Failed,
 }
@@ -50,6 +59,8 @@ pub struct ReadTally {
     /// The answers so far, with their asks and those asks' slots.
     answers: Vec<(AskId, Slots, Answer)>,
 }
+
+const LACKING: Answer = Answer::NotFound(Absence::Lacking);
 
 /// Slots that an ask is about, one bit each.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +111,7 @@ impl ReadTally {
         self.answers.push((id, Slots { owned: ask.owned, all: ask.owned | ask.stand_in }, answer));
         let success = match answer {
             Answer::Found => true,
-            Answer::NotFound { counts } => counts && self.rule.notfound_ok,
+            Answer::NotFound(absence) => absence == Absence::Sure && self.rule.notfound_ok,
             Answer::Failed => false,
         };
         if success {
@@ -108,20 +119,26 @@ impl ReadTally {
         } else {
             self.tally.failed(id)
         }
-        if self.rule.notfound_ok && self.by_owners(|answer| answer != Answer::Failed) == self.all_slots() {
+        if self.rule.notfound_ok && self.all_owners(|answer| answer != Answer::Failed) {
             self.believe_all();
         }
     }
 
-    /// Every owner has said what it holds: no write that this read must see is anywhere else, so an owner that might only
-    /// not have it yet is a success too.
+    /// Every owner has said what it holds, and nobody is known to keep a write for one of them that holds nothing: an
+    /// owner that might only not have it yet is a success too.
     fn believe_all(&mut self) {
         for (id, _, answer) in &mut self.answers {
-            if *answer == (Answer::NotFound { counts: false }) {
-                *answer = Answer::NotFound { counts: true };
+            if *answer == Answer::NotFound(Absence::Unsure) {
+                *answer = Answer::NotFound(Absence::Sure);
                 self.tally.acked(*id);
             }
         }
+    }
+
+    /// Whether the answers of this kind cover all slots by their owners, and none of those lacks what others keep for it.
+    fn all_owners(&self, holds: impl Fn(Answer) -> bool) -> bool {
+        let heard = self.union(|answer| holds(answer) && answer != LACKING, |slots| slots.owned);
+        heard == self.all_slots()
     }
 
     /// How the read stands.
@@ -136,16 +153,15 @@ impl ReadTally {
             Verdict::Waiting => None,
         };
         let Some(unmet) = missed else { return ReadVerdict::Waiting };
-        let is_nothing = |answer| matches!(answer, Answer::NotFound { .. });
+        let is_nothing = |answer| matches!(answer, Answer::NotFound(_));
         let nothing = self.slots(is_nothing);
         let failed = self.slots(|answer| answer == Answer::Failed) & !nothing;
         if found != 0 || failed != 0 || nothing == 0 {
             return ReadVerdict::Unmet(unmet);
         }
-        // An owner that may only not have it yet has not said "nothing", unless all owners say the same: then no write
-        // that this read must see is anywhere else.
-        let unsure = self.slots(|answer| answer == Answer::NotFound { counts: false });
-        if unsure == 0 || self.by_owners(is_nothing) == self.all_slots() {
+        // An owner that may only not have it yet has not said "nothing", unless all owners say the same.
+        let unsure = self.slots(|answer| is_nothing(answer) && answer != Answer::NotFound(Absence::Sure));
+        if unsure == 0 || self.all_owners(is_nothing) {
             ReadVerdict::NotFound
         } else if self.tally.asks().any(|(_, ask)| matches!(ask.state, AskState::Unsent | AskState::Sent)) {
             ReadVerdict::Waiting
@@ -162,10 +178,6 @@ impl ReadTally {
 
     fn slots(&self, holds: impl Fn(Answer) -> bool) -> u16 {
         self.union(holds, |slots| slots.all)
-    }
-
-    fn by_owners(&self, holds: impl Fn(Answer) -> bool) -> u16 {
-        self.union(holds, |slots| slots.owned)
     }
 
     fn union(&self, holds: impl Fn(Answer) -> bool, of: impl Fn(Slots) -> u16) -> u16 {

@@ -308,8 +308,9 @@ fn asks_that_turn_out_not_to_be_needed_are_not_sent() {
 }
 
 const FOUND: Answer = Answer::Found;
-const NONE: Answer = Answer::NotFound { counts: true };
-const BEHIND: Answer = Answer::NotFound { counts: false };
+const NONE: Answer = Answer::NotFound(Absence::Sure);
+const BEHIND: Answer = Answer::NotFound(Absence::Unsure);
+const HINTED: Answer = Answer::NotFound(Absence::Lacking);
 const FAILED: Answer = Answer::Failed;
 
 /// Nodes 0, 1, 2 answer in this order.
@@ -330,7 +331,7 @@ fn reads_end_as_riaks_do() {
     let pr2 = Quorum { owners: 2, ..r1 };
     let found = |count| ReadVerdict::Found(Achieved { slots: count, owners: count, nodes: count });
     let unmet = |need, have| ReadVerdict::Unmet(Unmet::Slots { need, have });
-    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 27] = [
+    let table: [(Quorum, ReadRule, &[Answer], ReadVerdict); 32] = [
         (r2, ok, &[], ReadVerdict::Waiting),
         (r2, ok, &[FOUND], ReadVerdict::Waiting),
         (r2, ok, &[FOUND, FOUND], found(2)),
@@ -343,6 +344,11 @@ fn reads_end_as_riaks_do() {
         (r2, ok, &[BEHIND, BEHIND, FOUND], found(3)),
         (r2, ok, &[BEHIND, FOUND, FAILED], unmet(2, 1)),
         (r2, not_ok, &[BEHIND, BEHIND, FOUND], unmet(2, 1)),
+        (r2, ok, &[HINTED, NONE, NONE], ReadVerdict::NotFound),
+        (r2, ok, &[HINTED, HINTED, NONE], unmet(2, 1)),
+        (r2, ok, &[HINTED, BEHIND, BEHIND], unmet(2, 0)),
+        (r2, ok, &[HINTED, HINTED, FOUND], unmet(2, 1)),
+        (r1, ok, &[HINTED, HINTED, FOUND], found(1)),
         (r3, ok, &[BEHIND, NONE, NONE], ReadVerdict::NotFound),
         (r2, ok, &[FAILED, FAILED], unmet(2, 0)),
         (r2, ok, &[FAILED, NONE, FAILED], unmet(2, 1)),

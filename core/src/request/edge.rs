@@ -48,6 +48,8 @@ pub(crate) async fn update(
             ask(shared, topology, node, &spec, message, &body, retry_elsewhere).await
         };
         let error = match outcome {
+            // It put nothing; a lost coordinator may have.
+            Ok(written) if unknown && written.achieved == Achieved::default() => RequestError::Unknown,
             Ok(written) => return Ok(written),
             Err(error) => error,
         };
@@ -122,13 +124,14 @@ async fn ask(
             Ok(Ok(Err(failure))) => failure,
             Ok(Err(_)) | Err(_) => return Err(RequestError::Unknown),
         };
-        let lost = failure.code == FailureCode::Disconnected && !retry_elsewhere;
-        let is_up = shared.outlook(head.service).up(node);
-        if !lost || !is_up || shared.env.now() + RECONNECT_PAUSE >= until {
+        let is_retry = outgoing.head.flags & flags::RETRY != 0;
+        let lost = failure.code == FailureCode::Disconnected
+            || (is_retry && failure.code == FailureCode::Unreachable);
+        let may_return = shared.outlook(head.service).up(node) && shared.env.now() + RECONNECT_PAUSE < until;
+        if retry_elsewhere || !lost || !may_return {
             let error = RequestError::of_update(failure);
             // To be refused an answer about the first time says nothing about that.
-            let unknown = outgoing.head.flags & flags::RETRY != 0 && error.nothing_was_done();
-            return Err(if unknown { RequestError::Unknown } else { error });
+            return Err(if is_retry && error.nothing_was_done() { RequestError::Unknown } else { error });
         }
         shared.env.sleep(RECONNECT_PAUSE).await;
         outgoing.head.flags |= flags::RETRY;

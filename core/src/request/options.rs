@@ -153,6 +153,14 @@ pub enum RequestError {
     /// This node does not serve: it has not joined, or its store has failed.
     #[error("this node does not serve requests: {0}")]
     NotServing(String),
+    /// A scan: what one partition holds can't be given whole. The other partitions' rows are not touched by it.
+    #[error("partition {partition} can't be answered for: {failure}")]
+    Uncovered {
+        /// Its number.
+        partition: u16,
+        /// Why not.
+        failure: Failure,
+    },
     /// The backlog of writes has reached its bound. Nothing was done.
     #[error("the node is overloaded: try again later, or with fewer requests at once")]
     Overloaded,
@@ -220,6 +228,7 @@ impl RequestError {
             | Self::TooFewReplicas { .. }
             | Self::Refused(_)
             | Self::NotServing(_)
+            | Self::Uncovered { .. }
             | Self::Overloaded
             | Self::NoRoom
             | Self::KeyTooLong { .. }

@@ -6,7 +6,7 @@ use super::options::RequestError;
 use crate::{
     mutant::Mutant,
     node::{Outgoing, Outlook, Shared},
-    quorum::{Achieved, Answer, Ask, AskId, Quorum, ReadRule, ReadTally, ReadVerdict},
+    quorum::{Absence, Achieved, Answer, Ask, AskId, Quorum, ReadRule, ReadTally, ReadVerdict},
     reply::{Failure, Outcome, ReplyTo},
     ring::{ActiveList, Seat, Serving, Use},
     store::RowKey,
@@ -292,7 +292,7 @@ impl Reading {
         asked.item_due &= !was_due;
         asked.state = state;
         let answer = match state {
-            State::Absent => Some(Answer::NotFound { counts: self.absence_counts(node) }),
+            State::Absent => Some(Answer::NotFound(self.absence(node))),
             State::Failed => Some(Answer::Failed),
             State::Holds(_) | State::Waiting => None,
         };
@@ -305,9 +305,15 @@ impl Reading {
 
     /// "Nothing" from a replica that was down is no answer while another owner is up, even if that was down too: it may
     /// be the one that took the write alone.
-    fn absence_counts(&self, node: NodeId) -> bool {
+    fn absence(&self, node: NodeId) -> Absence {
         let another = |seat: &Seat| seat.member.node != node && self.outlook.up(seat.member.node);
-        !(self.outlook.behind(node) && self.list.seats().iter().any(another))
+        if !self.outlook.behind(node) || !self.list.seats().iter().any(another) {
+            Absence::Sure
+        } else if self.outlook.hinted(node) {
+            Absence::Lacking
+        } else {
+            Absence::Unsure
+        }
     }
 
     /// What an answer says, and whether it is the one with the item.

@@ -1,9 +1,10 @@
 //! Scans: a question asked of every item of a service, partition by partition, slice by slice.
 //!
-//! Each partition is answered by one owner that lacks nothing; when it fails, the next owner goes on after the last
-//! row. While a member is down or hints are under way, all its owners that are up answer, and a row is given once, as
-//! the first of them has it. Pages stream with back-pressure: a reader that stops, stops the scan. A partition that nobody can
-//! answer for is an error in the stream, never a silent gap.
+//! Each partition is answered by one owner that lacks nothing. While a member is down or hints are under way, or once
+//! that owner has failed, all owners that are up answer: their rows are merged in ring order, and a row is given once, as
+//! the best of those that give it has it. So a delete that has not reached an owner may show. Pages stream with
+//! back-pressure: a reader that stops, stops the scan. What can't be answered for, a row that nobody can read included,
+//! is an error in the stream, never a silent gap.
 
 use super::options::RequestError;
 use crate::{
@@ -23,7 +24,7 @@ use rondel_proto::{
     frame::Head,
     id::{NodeId, Position, RequestId},
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 
 /// Rows that one page looks at, and the bytes after which it ends.
@@ -38,42 +39,40 @@ const PAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// One answered row: its key and the archive of the reply.
 pub(crate) type RawRow = (Bytes, Bytes);
 
-/// Where a scan of a partition has got to.
-#[derive(Debug, Clone, Default)]
-struct Cursor(Option<(Position, Bytes)>);
+/// Where a scan of a partition has got to: the last row that was looked at.
+type Cursor = Option<(Position, Bytes)>;
 
-/// Who answers for a partition.
+/// Who answers for a partition, the best first.
 struct Cover {
     owners: Vec<(NodeId, u16)>,
-    /// The others are asked only if the first one fails.
+    /// The first of them lacks nothing.
     one_is_enough: bool,
 }
 
-/// How a walk over one owner's rows ended.
+/// How a walk ended.
 enum Walked {
     ToTheEnd,
     ReaderGone,
 }
 
-/// The keys of a partition that have been given already, where several owners are asked.
-struct Met {
-    keys: BTreeSet<Bytes>,
-    several: bool,
-}
-
-impl Met {
-    fn new_ones(&mut self, mut rows: Vec<RawRow>) -> Vec<RawRow> {
-        if self.several {
-            // Copies: a key of a page would keep the page.
-            rows.retain(|(key, _)| self.keys.insert(Bytes::copy_from_slice(key)));
-        }
-        rows
-    }
+/// A row of one owner; no reply if it can't be read there.
+struct ScannedRow {
+    at: (Position, Bytes),
+    reply: Option<Bytes>,
 }
 
 struct Page {
-    rows: Vec<RawRow>,
-    cursor: Cursor,
+    rows: Vec<ScannedRow>,
+    reached: (Position, Bytes),
+    end: bool,
+}
+
+/// The rows of one owner, page by page.
+struct Walk {
+    node: NodeId,
+    slots: u16,
+    rows: VecDeque<ScannedRow>,
+    reached: Cursor,
     end: bool,
 }
 
@@ -110,54 +109,68 @@ struct Scan {
 impl Scan {
     async fn partition(&self, partition: Partition, sender: mpsc::Sender<Result<Vec<RawRow>, RequestError>>) {
         let Cover { owners, one_is_enough } = self.cover(partition);
-        let mut met = Met { keys: BTreeSet::new(), several: !one_is_enough };
-        let mut last = Failure::because(FailureCode::NotServing, "none of its owners is up");
-        let mut answered = false;
-        let mut cursor = Cursor::default();
-        for owner in owners {
-            if !one_is_enough {
-                cursor = Cursor::default();
-            }
-            match self.walk(partition, owner, &mut cursor, &mut met, &sender).await {
-                Ok(Walked::ReaderGone) => return,
-                Ok(Walked::ToTheEnd) if one_is_enough => return,
-                Ok(Walked::ToTheEnd) => answered = true,
-                Err(failure) => last = failure,
-            }
+        let mut given = None;
+        let mut walked = Err(Failure::because(FailureCode::NotServing, "none of its owners is up"));
+        if one_is_enough {
+            walked = self.walk(partition, &owners[..1], &mut given, &sender).await;
         }
-        if !answered {
-            let error = format!("partition {partition} can't be answered for: {last}");
-            let _ = sender.send(Err(RequestError::NotServing(error))).await;
+        let others = if one_is_enough { &owners[1..] } else { &owners[..] };
+        if walked.is_err() && !others.is_empty() {
+            walked = self.walk(partition, others, &mut given, &sender).await;
+        }
+        if let Err(failure) = walked {
+            let _ = sender.send(Err(RequestError::Uncovered { partition: partition.index(), failure })).await;
         }
     }
 
-    /// Goes through the rows that one owner has, from the cursor on.
+    /// Merges the rows of these owners, from behind the last row given. All of them are needed: what one that fails on
+    /// the way has alone would be missed.
     async fn walk(
         &self,
         partition: Partition,
-        (node, slots): (NodeId, u16),
-        cursor: &mut Cursor,
-        met: &mut Met,
+        owners: &[(NodeId, u16)],
+        given: &mut Cursor,
         sender: &mpsc::Sender<Result<Vec<RawRow>, RequestError>>,
     ) -> Result<Walked, Failure> {
+        let walk = |&(node, slots): &(NodeId, u16)| Walk {
+            node,
+            slots,
+            rows: VecDeque::new(),
+            reached: given.clone(),
+            end: false,
+        };
+        let mut walks: Vec<Walk> = owners.iter().map(walk).collect();
         loop {
             if sender.is_closed() {
                 return Ok(Walked::ReaderGone);
             }
-            let started = self.shared.env.now();
-            let page = self.page(partition, node, slots, cursor).await;
-            let took = self.shared.env.now() - started;
-            self.shared.metrics.services[self.service].scan.finished(page.is_ok(), took);
-            let Page { rows, cursor: reached, end } = page?;
-            *cursor = reached;
-            let rows = met.new_ones(rows);
-            if !rows.is_empty() && sender.send(Ok(rows)).await.is_err() {
+            for walk in &mut walks {
+                while walk.rows.is_empty() && !walk.end {
+                    self.next_page(partition, walk).await?;
+                }
+            }
+            let (rows, merged) = merge(&mut walks, given);
+            let is_end = rows.is_empty();
+            if !is_end && sender.send(Ok(rows)).await.is_err() {
                 return Ok(Walked::ReaderGone);
             }
-            if end {
+            merged?;
+            if is_end {
                 return Ok(Walked::ToTheEnd);
             }
         }
+    }
+
+    async fn next_page(&self, partition: Partition, walk: &mut Walk) -> Result<(), Failure> {
+        let started = self.shared.env.now();
+        let page = self.page(partition, walk.node, walk.slots, &walk.reached).await;
+        let took = self.shared.env.now() - started;
+        self.shared.metrics.services[self.service].scan.finished(page.is_ok(), took);
+        let Page { rows, reached, end } = page?;
+        walk.rows.extend(rows);
+        walk.reached = Some(reached);
+        walk.end = end;
+        Ok(())
     }
 
     /// Who is to answer for a partition, best first: those that are not behind, in slot order, as the first slots hold
@@ -188,7 +201,7 @@ impl Scan {
         cursor: &Cursor,
     ) -> Result<Page, Failure> {
         let mut body = BytesMut::with_capacity(9 + self.query.len());
-        let after = cursor.0.as_ref();
+        let after = cursor.as_ref();
         body.put_u8(u8::from(after.is_some()));
         body.put_u64_le(after.map_or(0, |(position, _)| position.0));
         body.put_u16_le(self.message);
@@ -252,25 +265,30 @@ pub(crate) async fn serve(
     let mut out = BytesMut::with_capacity(4_096);
     out.put_u8(u8::from(slice.end));
     match slice.rows.last() {
-        Some((at, _)) => put_row(&mut out, at.position, &at.key, &[]),
-        None => put_row(&mut out, partition.last(), &[], &[]),
+        Some((at, _)) => put_row(&mut out, at.position, &at.key, None),
+        None => put_row(&mut out, partition.last(), &[], None),
     }
     for (at, bytes) in &slice.rows {
         let Ok(Row { body: Body::Item(item), .. }) = Row::decode(at, bytes) else {
             shared.metrics.lane.unreadable_rows.increment(1);
+            put_row(&mut out, at.position, &at.key, None);
             continue;
         };
         if let Some(reply) = scan(&body, at, &item)? {
-            put_row(&mut out, at.position, &at.key, &reply);
+            put_row(&mut out, at.position, &at.key, Some(&reply));
         }
     }
     Ok(out.freeze())
 }
 
-fn put_row(out: &mut BytesMut, position: Position, key: &[u8], reply: &[u8]) {
+/// In place of a reply's length: the row can't be read.
+const UNREADABLE: u32 = u32::MAX;
+
+fn put_row(out: &mut BytesMut, position: Position, key: &[u8], reply: Option<&[u8]>) {
     out.put_u64_le(position.0);
     out.put_u16_le(u16::try_from(key.len()).expect("keys are bounded where they enter"));
     out.put_slice(key);
+    let Some(reply) = reply else { return out.put_u32_le(UNREADABLE) };
     out.put_u32_le(u32::try_from(reply.len()).expect("replies are bounded by their frame"));
     out.put_slice(reply);
 }
@@ -278,20 +296,115 @@ fn put_row(out: &mut BytesMut, position: Position, key: &[u8], reply: &[u8]) {
 fn parse(mut body: Bytes) -> Result<Page, Failure> {
     let bad = || Failure::because(FailureCode::BadRequest, "a page of a scan that does not decode");
     let end = body.try_get_u8().map_err(|_| bad())? != 0;
-    let (position, key, _) = take_row(&mut body).ok_or_else(bad)?;
+    let ScannedRow { at: reached, .. } = take_row(&mut body).ok_or_else(bad)?;
     let mut rows = Vec::new();
     while !body.is_empty() {
-        let (_, key, reply) = take_row(&mut body).ok_or_else(bad)?;
-        rows.push((key, reply));
+        rows.push(take_row(&mut body).ok_or_else(bad)?);
     }
-    Ok(Page { rows, cursor: Cursor(Some((position, key))), end })
+    Ok(Page { rows, reached, end })
 }
 
-fn take_row(body: &mut Bytes) -> Option<(Position, Bytes, Bytes)> {
+fn take_row(body: &mut Bytes) -> Option<ScannedRow> {
     let position = Position(body.try_get_u64_le().ok()?);
     let key_len = usize::from(body.try_get_u16_le().ok()?);
     let key = (body.len() >= key_len).then(|| body.split_to(key_len))?;
-    let reply_len = usize::try_from(body.try_get_u32_le().ok()?).ok()?;
+    let at = (position, key);
+    let reply_len = body.try_get_u32_le().ok()?;
+    if reply_len == UNREADABLE {
+        return Some(ScannedRow { at, reply: None });
+    }
+    let reply_len = usize::try_from(reply_len).ok()?;
     let reply = (body.len() >= reply_len).then(|| body.split_to(reply_len))?;
-    Some((position, key, reply))
+    Some(ScannedRow { at, reply: Some(reply) })
+}
+
+/// The next rows, as far as the pages at hand reach: of rows that stand alike, the best owner's that can be read.
+/// Before a row that nobody can read it stops, and says so.
+fn merge(walks: &mut [Walk], given: &mut Cursor) -> (Vec<RawRow>, Result<(), Failure>) {
+    let mut merged = Vec::new();
+    while walks.iter().all(|walk| walk.end || !walk.rows.is_empty()) {
+        let Some(at) = walks.iter().filter_map(|walk| walk.rows.front()).map(|row| &row.at).min().cloned()
+        else {
+            break;
+        };
+        let mut reply = None;
+        for walk in walks.iter_mut() {
+            if walk.rows.front().is_some_and(|row| row.at == at) {
+                reply = reply.or(walk.rows.pop_front().and_then(|row| row.reply));
+            }
+        }
+        let Some(reply) = reply else {
+            let which = format!("the row {}/{} can't be read", at.0, at.1.escape_ascii());
+            return (merged, Err(Failure::because(FailureCode::Corrupt, which)));
+        };
+        merged.push((at.1.clone(), reply));
+        *given = Some(at);
+    }
+    (merged, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An owner's rows: position and key, reply or unreadable.
+    fn walk(end: bool, rows: &[(u64, &'static str, Option<&'static str>)]) -> Walk {
+        let row = |&(position, key, reply): &(u64, &'static str, Option<&'static str>)| ScannedRow {
+            at: (Position(position), Bytes::from_static(key.as_bytes())),
+            reply: reply.map(|reply| Bytes::from_static(reply.as_bytes())),
+        };
+        Walk { node: NodeId(0), slots: 1, rows: rows.iter().map(row).collect(), reached: None, end }
+    }
+
+    fn texts(rows: &[RawRow]) -> Vec<String> {
+        let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        rows.iter().map(|(key, reply)| format!("{}={}", text(key), text(reply))).collect()
+    }
+
+    #[test]
+    fn rows_of_several_owners_come_once_in_ring_order_as_the_best_has_them() {
+        let mut walks = [
+            walk(true, &[(1, "b", Some("best")), (3, "a", Some("3"))]),
+            walk(true, &[(1, "a", Some("1")), (1, "b", Some("other")), (2, "z", Some("2"))]),
+        ];
+        let mut given = None;
+        let (rows, merged) = merge(&mut walks, &mut given);
+        assert!(merged.is_ok());
+        assert_eq!(texts(&rows), ["a=1", "b=best", "z=2", "a=3"]);
+        assert_eq!(given, Some((Position(3), Bytes::from_static(b"a"))));
+        assert!(merge(&mut walks, &mut given).0.is_empty(), "that was the end");
+    }
+
+    #[test]
+    fn nothing_is_given_past_what_every_owner_has_shown() {
+        let mut walks = [walk(false, &[(1, "a", Some("1"))]), walk(false, &[(5, "a", Some("5"))])];
+        let (rows, merged) = merge(&mut walks, &mut None);
+        assert!(merged.is_ok());
+        assert_eq!(texts(&rows), ["a=1"], "the first owner may have more before the fifth");
+    }
+
+    #[test]
+    fn a_row_that_one_owner_can_read_is_given_and_one_that_nobody_can_is_an_error() {
+        let damaged = &[(1, "a", None), (2, "a", Some("2")), (3, "a", None), (4, "a", Some("4"))];
+        let mut walks = [walk(true, damaged), walk(true, &[(1, "a", Some("1"))])];
+        let mut given = None;
+        let (rows, merged) = merge(&mut walks, &mut given);
+        assert_eq!(texts(&rows), ["a=1", "a=2"]);
+        assert_eq!(merged.unwrap_err().code, FailureCode::Corrupt);
+        assert_eq!(given.unwrap().0, Position(2), "a walk over other owners goes on behind what was given");
+    }
+
+    #[test]
+    fn a_page_is_read_as_it_was_written() {
+        let mut out = BytesMut::from(&[0_u8][..]);
+        put_row(&mut out, Position(9), b"last", None);
+        put_row(&mut out, Position(7), b"k", Some(b"reply"));
+        put_row(&mut out, Position(8), b"damaged", None);
+        let page = parse(out.clone().freeze()).unwrap();
+        assert_eq!((page.reached, page.end), ((Position(9), Bytes::from_static(b"last")), false));
+        let replies: Vec<_> = page.rows.into_iter().map(|row| row.reply).collect();
+        assert_eq!(replies, [Some(Bytes::from_static(b"reply")), None]);
+        out.truncate(out.len() - 1);
+        assert!(parse(out.freeze()).is_err());
+    }
 }

@@ -316,10 +316,15 @@ impl Replication {
         });
     }
 
-    /// The nodes that have neither answered nor been stood in for.
+    /// The occupants of the slots for which nobody has answered yet that was not given up for another.
     fn outstanding(&self) -> Vec<NodeId> {
         let waiting = self.sent.iter().filter(|sent| !sent.answered && !sent.hedged);
-        waiting.map(|sent| self.tally.ask(sent.ask).node).collect()
+        let slots = waiting.fold(0, |slots, sent| {
+            let ask = self.tally.ask(sent.ask);
+            slots | ask.owned | ask.stand_in
+        });
+        let seats = self.list.seats().iter().filter(|seat| slots >> seat.slot & 1 == 1);
+        seats.map(|seat| seat.member.node).collect()
     }
 
     fn take(&mut self, (index, outcome): Answer) {

@@ -49,8 +49,8 @@ pub enum RowKind {
 }
 
 impl Cluster {
-    /// The nodes that own the slots of a position, in the order of the slots, as this node knows them; none before the
-    /// cluster is formed.
+    /// The nodes that own the slots of a position, in slot order, as this node knows them; none before the cluster is
+    /// formed. The first that is up is who coordinates for a node that owns none.
     #[must_use]
     pub fn owners_of(&self, position: Position) -> Vec<NodeId> {
         let Some(topology) = self.shared().topology() else { return Vec::new() };

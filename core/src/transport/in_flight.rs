@@ -1,5 +1,5 @@
 //! The requests of one connection that wait for an answer. Each gets exactly one: the peer's, `Expired`, or
-//! `Disconnected` when the connection ends. A write may hear before that, once, that it is in the peer's memory.
+//! why there is none when the connection ends. A write may hear before that, once, that it is in the peer's memory.
 
 use super::lock;
 use crate::reply::{Failure, FailureCode, ReplyTo};

@@ -184,14 +184,19 @@ impl Link {
         control.into_iter().chain(requests).min()
     }
 
-    /// Ends the link: every request is answered `Disconnected`, the peer is told why.
+    /// Ends the link: every request is answered `Disconnected`, or `Unreachable` if none can have left; the peer is told
+    /// why.
     pub(super) fn end(&self, code: u32, why: &str) {
         // Before `up` is looked at: `run` sets `up` first and looks at this second, so one of the two closes.
         self.ended.store(true, Ordering::SeqCst);
-        if let Some(up) = self.up.get() {
-            up.connection.close(code.into(), why.as_bytes());
-        }
-        let failure = Failure::because(FailureCode::Disconnected, why);
+        let lost = match self.up.get() {
+            Some(up) => {
+                up.connection.close(code.into(), why.as_bytes());
+                FailureCode::Disconnected
+            }
+            None => FailureCode::Unreachable,
+        };
+        let failure = Failure::because(lost, why);
         self.control_in_flight.close(&failure);
         self.in_flight.close(&failure);
         for lane in self.lanes.iter().chain([&self.control, &self.large]) {

@@ -230,9 +230,9 @@ impl Transport {
     /// returns: an answer that asks again at once may never come to an end.
     ///
     /// The outcome is the peer's, or `Expired` when `head.deadline_us` have passed, `Disconnected` as soon as the
-    /// connection is known to be lost (or can't be made, or the node is no member), `Overloaded` at once when too
-    /// much is queued, `Unsupported` when the peer knows the message differently, `NoRoom` when it is longer than
-    /// a frame may be.
+    /// connection is known to be lost, `Unreachable` if none can be made or the node is no member, `Overloaded` at
+    /// once when too much is queued, `Unsupported` when the peer knows the message differently, `NoRoom` when it is
+    /// longer than a frame may be.
     pub fn request(&self, to: NodeId, head: Head, key: &[u8], body: Bytes, reply: ReplyTo) {
         self.0.shared.ask(Class::Request, to, head, key, body, reply);
     }

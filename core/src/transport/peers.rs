@@ -114,7 +114,7 @@ pub(super) fn same_lineage(ours: &Hello, theirs: &Hello) -> bool {
 }
 
 pub(super) fn not_a_member() -> Failure {
-    Failure::because(FailureCode::Disconnected, "the node is no member of the cluster")
+    Failure::because(FailureCode::Unreachable, "the node is no member of the cluster")
 }
 
 /// All peers.
@@ -231,7 +231,7 @@ impl Remote {
     /// The live link, made now if there is none.
     ///
     /// # Errors
-    /// `Disconnected` while the peer is given a rest after failed connections.
+    /// `Unreachable` while the peer is given a rest after failed connections.
     pub(super) fn link(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Arc<Link>, Failure> {
         let mut state = lock(&self.state);
         if let Some(link) = &state.link
@@ -243,7 +243,7 @@ impl Remote {
             return Err(not_a_member());
         }
         if state.not_before.is_some_and(|at| shared.env.now() < at) {
-            return Err(Failure::because(FailureCode::Disconnected, &state.why));
+            return Err(Failure::because(FailureCode::Unreachable, &state.why));
         }
         let link = Link::new(shared, self.traffic.clone());
         state.link = Some(link.clone());

@@ -230,7 +230,7 @@ impl Shared {
         reply: ReplyTo,
     ) {
         if self.closing() {
-            reply.send(Err(Failure::because(FailureCode::Disconnected, "this node is shutting down")));
+            reply.send(Err(Failure::because(FailureCode::Unreachable, "this node is shutting down")));
             return;
         }
         let Some(remote) = self.peers.get(to) else {

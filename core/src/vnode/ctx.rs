@@ -45,12 +45,18 @@ impl DotSource {
         self.counter.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Whether this incarnation bore the actor. Of an earlier one, others may rightly know more than its rows do: what was
+    /// sent and not yet durable when the power went.
+    pub(super) fn bore(&self, actor: Actor) -> bool {
+        actor.incarnation == self.incarnation
+    }
+
     /// The row's own actor if this incarnation bore it; else a new birth.
     fn actor(&self, mine: Option<Actor>) -> Actor {
         if self.mutants.has(Mutant::NoBirth) {
             return Actor { incarnation: self.incarnation, birth: 0 };
         }
-        mine.filter(|actor| actor.incarnation == self.incarnation || self.mutants.has(Mutant::AbsorbMine))
+        mine.filter(|actor| self.bore(*actor) || self.mutants.has(Mutant::AbsorbMine))
             .unwrap_or_else(|| Actor { incarnation: self.incarnation, birth: self.next() })
     }
 }

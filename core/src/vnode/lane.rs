@@ -141,7 +141,8 @@ impl Lane {
     async fn next(&mut self, batch: &mut Vec<Job>) -> Event {
         let (durable, memory) = (&mut self.durable, &mut self.memory);
         let idle = durable.is_idle() && memory.is_idle();
-        let open = !self.jobs.is_closed() || !self.jobs.is_empty();
+        let room = !durable.parked.is_full() && !memory.parked.is_full();
+        let open = room && (!self.jobs.is_closed() || !self.jobs.is_empty());
         tokio::select! { biased;
             changed = durable.progress.changed(), if !durable.waiting.is_empty() => {
                 if changed.is_err() { durable.fail(&StoreError::Closed); }
@@ -370,6 +371,9 @@ impl Lane {
     /// Whether an arriving item knows of more dots of this replica's own actor than the row from which they are issued.
     fn knows_more(&self, service: &Service, incoming: &Bytes, content: &Content, own: Actor) -> bool {
         let Content::Row(Row { body: Body::Item(held), .. }) = content else { return false };
+        if !self.context.dots.bore(own) {
+            return false;
+        }
         let more = (service.issued)(incoming, own) > (service.issued)(held, own);
         if more {
             self.context.metrics.foreign_dots.increment(1);

@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 /// Rows that are asked for at once; a job with more of them still gets all in one load.
 const LOAD_ROWS_MAX: usize = 256;
 
+/// From so many on, a lane takes up nothing new: its mailbox fills, and says so to those who ask.
+const PARKED_JOBS_MAX: usize = 4_096;
+
 /// Rows as they are once a load has come.
 pub(super) type Fetched = FxHashMap<RowKey, Option<Bytes>>;
 
@@ -23,6 +26,7 @@ pub(super) struct Parked {
     /// Rows to be fetched, those of one job together.
     wanted: VecDeque<Vec<RowKey>>,
     loading: FxHashMap<RowKey, Loading>,
+    jobs_count: usize,
 }
 
 /// A row on its way.
@@ -53,6 +57,12 @@ impl Parked {
             self.wanted.push_back(rows);
         }
         self.jobs.entry(job.at.clone()).or_default().push(job);
+        self.jobs_count += 1;
+    }
+
+    /// Whether no further job should be taken up before some of these have their rows.
+    pub(super) fn is_full(&self) -> bool {
+        self.jobs_count >= PARKED_JOBS_MAX
     }
 
     /// Notes that a row is written.
@@ -98,7 +108,9 @@ impl Parked {
     }
 
     fn released(&mut self, rows: &[RowKey]) -> Vec<Job> {
-        rows.iter().filter_map(|row| self.jobs.remove(row)).flatten().collect()
+        let released: Vec<Job> = rows.iter().filter_map(|row| self.jobs.remove(row)).flatten().collect();
+        self.jobs_count -= released.len();
+        released
     }
 }
 

@@ -158,7 +158,7 @@ fn a_question_goes_to_the_next_replica_when_one_is_gone() {
 #[test]
 fn a_message_that_writes_is_not_asked_of_another_replica_once_it_may_have_been_done() {
     with_notes(43, |cluster, notes| async move {
-        let mut writers = BTreeSet::new();
+        let (mut writers, mut unknown) = (BTreeSet::new(), 0);
         for round in 0..12 {
             let key = format!("key {round}");
             for node in 1..3 {
@@ -175,7 +175,10 @@ fn a_message_that_writes_is_not_asked_of_another_replica_once_it_may_have_been_d
             }
             match answer.await.unwrap() {
                 Ok(node) => drop(writers.insert(node)),
-                Err(error) => assert_eq!(error, RequestError::Unknown, "{key}"),
+                Err(error) => {
+                    assert_eq!(error, RequestError::Unknown, "{key}");
+                    unknown += 1;
+                }
             }
             for node in 1..3 {
                 cluster.restart(node);
@@ -184,6 +187,7 @@ fn a_message_that_writes_is_not_asked_of_another_replica_once_it_may_have_been_d
             assert!(copies(&cluster, &key).await <= 1, "{key} was written twice");
         }
         assert!(writers.len() <= 1, "only the node that lived can have answered");
+        assert!(unknown > 0, "some message was lost with the node that it went to");
     });
 }
 

@@ -98,6 +98,8 @@ fn an_answer_is_lost(restart: bool, broken: Option<Mutant>) -> (Result<u64, Requ
     let total = total(4, broken, |cluster| {
         let told = &told;
         async move {
+            // By then everybody has a connection to everybody.
+            cluster.control().sleep(GIVEN_UP).await;
             let owners = cluster.node(0).await.owners_of(position_of(&[KEY.as_bytes()]));
             let number_of = |node| {
                 cluster.nodes().into_iter().find(|number| cluster.running(*number).unwrap().node() == node)

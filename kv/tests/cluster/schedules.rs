@@ -8,7 +8,7 @@ use rondel_core::{
     store::row::Body,
     testing::{CrashMode, Link, RowKind},
 };
-use rondel_kv::{Content, GetOptions, Need, PutOptions};
+use rondel_kv::{Condition, Content, GetOptions, Need, PutError, PutOptions, RequestError};
 use std::time::Duration;
 
 /// Longer than it takes to give up a node that is not heard.
@@ -260,4 +260,40 @@ fn a_read_waits_for_an_item_that_is_known_to_differ() {
         texts(read.as_ref()).into_iter().map(|text| text[..1].to_owned()).collect()
     });
     assert_eq!((kept, broken), (vec!["a".into(), "b".into()], vec!["a".into()]));
+}
+
+/// The first coordinator writes and can't say so; the second has another's write by then, and refuses.
+#[test]
+fn a_refusal_after_a_coordinator_was_lost_does_not_say_that_nothing_was_done() {
+    with_mutants(52, 4, Mutants::default(), |nodes| async move {
+        let bucket = bucket();
+        let position = position_of(&[bucket.kind(), bucket.name(), b"k"]);
+        let owners = nodes.node(0).await.owners_of(position);
+        let edge = outsider(&nodes).await;
+        let owner = |at: usize| {
+            let is = |node: &u32| nodes.running(*node).unwrap().node() == owners[at];
+            nodes.nodes().into_iter().find(is).unwrap()
+        };
+        let (first, second) = (owner(0), owner(1));
+        // By then everybody has a connection to everybody.
+        nodes.control().sleep(GIVEN_UP).await;
+        for other in others(&nodes, first) {
+            nodes.control().net().cut(first, other);
+        }
+        let (asking, writing) = (nodes.client(edge).await, nodes.client(second).await);
+        let put_if_absent = async {
+            let absent = PutOptions { condition: Condition::Absent, ..PutOptions::default() };
+            asking.put(&bucket, Some(b"k"), Content::text("a"), absent).await
+        };
+        let meanwhile = async {
+            // The condition holds when it is tried first.
+            nodes.control().sleep(Duration::from_millis(500)).await;
+            put(&writing, "b", None).await.unwrap();
+        };
+        let (told, ()) = futures_util::future::join(put_if_absent, meanwhile).await;
+        assert_eq!(told, Err(PutError::Request(RequestError::Unknown)));
+        nodes.heal();
+        nodes.come_to_rest().await;
+        assert_eq!(all_texts(&nodes).await, ["a", "b"], "the first did write");
+    });
 }

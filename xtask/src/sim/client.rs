@@ -10,7 +10,9 @@ use rondel_core::{
     env::Rng,
     testing::{Control, TestCluster},
 };
-use rondel_kv::{Bucket, Client, Config, Context, Fetched, GetOptions, Need, PutError, PutOptions};
+use rondel_kv::{
+    Bucket, Client, Condition, Config, Context, Fetched, GetOptions, Need, PutError, PutOptions,
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -250,9 +252,15 @@ impl Worker {
         }
         let few = self.plan.few_durable > 0.0 && self.rng.chance(self.plan.few_durable);
         let durable = few.then(|| 1 + u8::try_from(self.rng.below(2)).unwrap_or_default());
+        let condition = match self.rng.chance(CONDITION_CHANCE) {
+            true if context.1.is_empty() => Condition::Absent,
+            true => Condition::Unchanged,
+            false => Condition::Always,
+        };
         let id = self.record.new_write(key >= self.plan.journal_key(0));
         let options = PutOptions {
             context: context.0.clone(),
+            condition,
             w: Some(w),
             pw: Some(Need::Count(owners)),
             dw: durable.map(Need::Count),
@@ -278,6 +286,10 @@ impl Worker {
     /// Says whether there is no reason to try again.
     async fn put(&mut self, attempt: Attempt) -> bool {
         let Some((node, cluster)) = self.pick_node() else { return false };
+        self.put_at((node, cluster), attempt).await
+    }
+
+    async fn put_at(&mut self, (node, cluster): (u32, Cluster), attempt: Attempt) -> bool {
         let Attempt { key, id, deletes, context, options, copies, owners, again } = attempt;
         let durable = options.dw;
         let patience = options.timeout.unwrap_or_default() + PATIENCE;
@@ -341,6 +353,19 @@ fn nothing_was_done(error: &PutError) -> bool {
         PutError::Request(error) => error.nothing_was_done(),
         _ => true,
     }
+}
+
+/// How many writes depend on what is there.
+const CONDITION_CHANCE: f64 = 0.05;
+
+/// A plain write of a key through one node.
+pub(crate) async fn write_through(worker: &mut Worker, node: u32, key: Key) {
+    let Some(cluster) = worker.cluster.running(node) else { return };
+    let id = worker.record.new_write(false);
+    let options = PutOptions { request_id: Some(value::request(id)), ..PutOptions::default() };
+    let context = (Context::default(), Vec::new());
+    let attempt = Attempt { key, id, deletes: false, context, options, copies: 1, owners: 0, again: false };
+    worker.put_at((node, cluster), attempt).await;
 }
 
 /// A read that every owner that is left answers, until one succeeds; repairs what is behind.

@@ -2,7 +2,7 @@
 
 use super::{
     check::{self, Evidence, FinalRow, Violation},
-    client::{Record, Worker, bucket, key_bytes, read_all},
+    client::{Record, Worker, bucket, key_bytes, read_all, write_through},
     history::{Key, Operation},
     plan::{FAULTS, Plan},
     value,
@@ -133,6 +133,7 @@ impl Run {
             Ok(out) => out,
             Err(violation) => return vec![violation],
         };
+        violations.extend(self.write_through_all(&out).await);
         if let Err(unsettled) = self.cluster.settle_without(&out).await {
             violations.push(Violation(unsettled.to_string()));
         }
@@ -228,6 +229,19 @@ impl Run {
             Some(node) => Err(Violation(format!("node {node} has lost nothing and has withdrawn"))),
             None => Ok(out),
         }
+    }
+
+    /// Every node takes writes again.
+    async fn write_through_all(&self, out: &[u32]) -> Vec<Violation> {
+        let mut worker = Worker::new(&self.cluster, &self.record, &self.plan, u32::MAX);
+        let mut violations = Vec::new();
+        for node in self.cluster.nodes().into_iter().filter(|node| !out.contains(node)) {
+            write_through(&mut worker, node, 0).await;
+            if !self.record.last_is_done() {
+                violations.push(Violation(format!("node {node} takes no writes though all is healed")));
+            }
+        }
+        violations
     }
 
     /// Reads every key, with all owners that are left, until all of them are equal.

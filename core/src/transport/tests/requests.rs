@@ -129,7 +129,7 @@ async fn a_closed_peer_answers_what_it_has_and_its_asker_knows_at_once() {
     waiting.send(Ok(Bytes::from_static(b"last words")));
     assert_eq!(answered.await.unwrap().unwrap(), "last words");
     closed.await.unwrap();
-    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Disconnected);
+    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Unreachable);
 }
 
 #[test]

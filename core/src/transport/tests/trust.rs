@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn nobody_is_asked_who_is_no_member() {
     let (one, two) = (Node::start(1), Node::start(2));
-    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Disconnected);
+    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Unreachable);
     one.transport.set_peers(&[two.at]);
     // One knows two, but two does not know one.
     assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::NotAllowed);
@@ -33,7 +33,7 @@ async fn a_join_request_reaches_whoever_holds_the_pinned_certificate_only() {
         one.transport.join_request(two.at.addr, fingerprint, head(JOIN), b"", Bytes::from_static(b"token"))
     };
     assert_eq!(join(two.at.fingerprint).await.unwrap(), "token");
-    assert_eq!(code(join(one.at.fingerprint).await), FailureCode::Disconnected);
+    assert_eq!(code(join(one.at.fingerprint).await), FailureCode::Unreachable);
     let other = one.transport.join_request(two.at.addr, two.at.fingerprint, head(ECHO), b"", Bytes::new());
     assert_eq!(code(other.await), FailureCode::NotAllowed);
 }
@@ -43,7 +43,7 @@ async fn a_peer_with_another_certificate_or_name_is_not_talked_to() {
     let (one, two) = (Node::start(1), Node::start(2));
     two.transport.set_peers(&[one.at]);
     one.transport.set_peers(&[Peer { fingerprint: [1; 32], ..two.at }]);
-    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Disconnected);
+    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Unreachable);
     one.transport.set_peers(&[Peer { node: NodeId(3), ..two.at }]);
     let failure = one.ask(NodeId(3), head(ECHO), "").await.unwrap_err();
     assert!(failure.to_string().contains("listens where node"), "{failure}");
@@ -63,7 +63,7 @@ async fn a_removed_peer_is_cut_off_on_both_sides() {
     assert_eq!(code(held_again.await.unwrap()), FailureCode::Disconnected);
     kept.send(Ok(Bytes::new()));
     one.transport.set_peers(&[]);
-    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Disconnected);
+    assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Unreachable);
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_node_of_another_lineage_is_a_stranger() {
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
     one.transport.set_hello(of(1));
     let failure = one.ask(two.at.node, head(ECHO), "").await.unwrap_err();
-    assert_eq!(failure.code, FailureCode::Disconnected);
+    assert_eq!(failure.code, FailureCode::Unreachable);
     one.transport.set_hello(of(2));
     one.transport.set_peers(&[]);
     one.transport.set_peers(&[two.at]);
@@ -113,11 +113,11 @@ async fn two_processes_with_one_name_are_told_of_each_other() {
     let copy = Node::with(env, config(), copy, hello());
     // By the certificate's fingerprint the copy is whom it expects; by its name it is itself.
     let joined = copy.transport.join_request(two.at.addr, two.at.fingerprint, head(JOIN), b"", Bytes::new());
-    assert_eq!(code(joined.await), FailureCode::Disconnected);
+    assert_eq!(code(joined.await), FailureCode::Unreachable);
     assert_eq!(two.clashes.recv().await.unwrap().nonce, copy.identity.nonce);
     // A node that dials itself is refused too, without alarm.
     let itself = two.transport.join_request(two.at.addr, two.at.fingerprint, head(JOIN), b"", Bytes::new());
-    assert_eq!(code(itself.await), FailureCode::Disconnected);
+    assert_eq!(code(itself.await), FailureCode::Unreachable);
     assert!(two.clashes.try_recv().is_err());
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
 }
