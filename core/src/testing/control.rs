@@ -112,7 +112,11 @@ impl Control {
     }
 
     fn boot(&self, node: u32) {
-        let boot = lock(&self.machine(node).state).boot.clone();
+        let machine = self.machine(node);
+        let mut state = lock(&machine.state);
+        state.starts += 1;
+        let boot = state.boot.clone();
+        drop(state);
         let boot = boot.expect("a node is restarted after it was started");
         let env = self.node_env(node);
         env.spawn("boot", boot(env.clone()));
@@ -147,6 +151,12 @@ impl Control {
         let parked = self.machine(node).resume();
         self.0.record(&Event::Resume { node });
         self.0.tasks.unpark(parked);
+    }
+
+    /// How often the software of a node has been started: it may have ended and be there again before anybody looks.
+    #[must_use]
+    pub fn starts(&self, node: u32) -> u64 {
+        lock(&self.machine(node).state).starts
     }
 
     /// Whether any process lives on a node.

@@ -34,6 +34,7 @@ pub(super) struct Machine {
 pub(super) struct MachineState {
     pub(super) processes: Vec<Arc<Process>>,
     pub(super) boot: Option<Boot>,
+    pub(super) starts: u64,
     /// The calendar clock at virtual time zero, in nanoseconds since 1970.
     pub(super) unix_epoch_nanos: i128,
 }

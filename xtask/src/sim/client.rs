@@ -362,7 +362,8 @@ const CONDITION_CHANCE: f64 = 0.05;
 pub(crate) async fn write_through(worker: &mut Worker, node: u32, key: Key) {
     let Some(cluster) = worker.cluster.running(node) else { return };
     let id = worker.record.new_write(false);
-    let options = PutOptions { request_id: Some(value::request(id)), ..PutOptions::default() };
+    let (request_id, timeout) = (Some(value::request(id)), Some(Duration::from_secs(5)));
+    let options = PutOptions { request_id, timeout, ..PutOptions::default() };
     let context = (Context::default(), Vec::new());
     let attempt = Attempt { key, id, deletes: false, context, options, copies: 1, owners: 0, again: false };
     worker.put_at((node, cluster), attempt).await;

@@ -173,9 +173,16 @@ impl Run {
     fn spawn_watch(&self) -> rondel_core::env::TaskHandle {
         let (cluster, watch) = (self.cluster.clone(), self.watch.clone());
         self.control.spawn("watch", async move {
+            let mut starts = BTreeMap::new();
             loop {
-                let serving: BTreeSet<u32> =
-                    cluster.nodes().into_iter().filter(|node| cluster.answers_members(*node)).collect();
+                // Who is there again since the last look was away in between.
+                let mut is_same = |node| {
+                    let now = cluster.control().starts(node);
+                    starts.insert(node, now).is_none_or(|before| before == now)
+                };
+                let mut nodes = cluster.nodes();
+                nodes.retain(|node| is_same(*node) && cluster.answers_members(*node));
+                let serving: BTreeSet<u32> = nodes.into_iter().collect();
                 let now = cluster.control().elapsed();
                 {
                     let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,8 +243,14 @@ impl Run {
         let mut worker = Worker::new(&self.cluster, &self.record, &self.plan, u32::MAX);
         let mut violations = Vec::new();
         for node in self.cluster.nodes().into_iter().filter(|node| !out.contains(node)) {
-            write_through(&mut worker, node, 0).await;
-            if !self.record.last_is_done() {
+            let until = self.control.elapsed() + UNREADABLE_MAX;
+            let mut done = false;
+            while !done && self.control.elapsed() < until {
+                write_through(&mut worker, node, 0).await;
+                done = self.record.last_is_done();
+                self.control.sleep(Duration::from_secs(1)).await;
+            }
+            if !done {
                 violations.push(Violation(format!("node {node} takes no writes though all is healed")));
             }
         }
