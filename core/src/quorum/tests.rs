@@ -98,7 +98,8 @@ fn memory_counts_for_w_and_for_nothing_else() {
     let lacks = |need, have| Some(Unmet::Slots { need, have });
     let owners = |need, have| Some(Unmet::Owners { need, have });
     let nodes = |need, have| Some(Unmet::Nodes { need, have });
-    let table: [(Quorum, &[u8], &[u8], Option<Unmet>); 10] = [
+    type Case<'a> = (Quorum, &'a [u8], &'a [u8], Option<Unmet>);
+    let table: [Case<'_>; 10] = [
         (w3, &[0, 1, 2], &[0, 1], waits(3, 2)),
         (w3, &[0, 1, 2], &[0, 1, 2], None),
         (Quorum { durable: 1, ..w3 }, &[0, 1], &[0], lacks(3, 2)),

@@ -42,7 +42,7 @@ const LIVE_MARK: &str = "live";
 
 /// An open store file.
 pub(super) struct Tables {
-    database: Closing,
+    database: Closing<Database>,
     /// None while it is only looked at.
     file: Option<Arc<dyn File>>,
     filter: Option<Arc<KeptFilter>>,
@@ -140,7 +140,7 @@ impl Tables {
     }
 
     fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
-        let database = Closing(Some(database));
+        let database = Closing::new(database);
         Self { database, file, filter: None, live_bytes: Arc::default(), is_counted: AtomicBool::new(false) }
     }
 
@@ -177,6 +177,7 @@ impl Tables {
     }
 
     fn begun(&self, redb: redb::WriteTransaction) -> Transaction {
+        let redb = Closing::new(redb);
         Transaction { redb, filter: self.filter.clone(), live_bytes: Arc::clone(&self.live_bytes) }
     }
 
@@ -329,7 +330,7 @@ pub(super) fn make_directory(disk: &dyn Disk, directory: &Path) -> io::Result<()
 
 /// Changes of one store file that become durable together, or not at all.
 pub(super) struct Transaction {
-    redb: redb::WriteTransaction,
+    redb: Closing<redb::WriteTransaction>,
     filter: Option<Arc<KeptFilter>>,
     live_bytes: Arc<AtomicI64>,
 }
@@ -389,7 +390,7 @@ impl Transaction {
 
     /// Makes the changes durable. Blocks.
     pub(super) fn commit(self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.redb.commit()?))
+        guarded(|| Ok(self.redb.into_inner().commit()?))
     }
 }
 
@@ -440,28 +441,41 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A database that is closed as it is read: redb may panic over a damaged file then, too.
-struct Closing(Option<Database>);
+/// What of redb's is let go as it is used: redb may panic over a damaged file then, too.
+struct Closing<T>(Option<T>);
 
-impl Deref for Closing {
-    type Target = Database;
+impl<T> Closing<T> {
+    fn new(held: T) -> Self {
+        Self(Some(held))
+    }
 
-    fn deref(&self) -> &Database {
-        self.0.as_ref().expect("it is there until it is dropped")
+    /// For what ends it by itself.
+    fn into_inner(mut self) -> T {
+        self.0.take().expect(HELD)
     }
 }
 
-impl DerefMut for Closing {
-    fn deref_mut(&mut self) -> &mut Database {
-        self.0.as_mut().expect("it is there until it is dropped")
+const HELD: &str = "it is held until it is dropped";
+
+impl<T> Deref for Closing<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect(HELD)
     }
 }
 
-impl Drop for Closing {
+impl<T> DerefMut for Closing<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect(HELD)
+    }
+}
+
+impl<T> Drop for Closing<T> {
     fn drop(&mut self) {
-        let database = self.0.take();
+        let Some(held) = self.0.take() else { return };
         if let Err(StoreError::Damaged(what)) = guarded(|| {
-            drop(database);
+            drop(held);
             Ok(())
         }) {
             tracing::error!(
@@ -491,4 +505,22 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreE
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     format!("redb can't make sense of it: {}", text.unwrap_or("it does not say why"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Poisoned;
+
+    impl Drop for Poisoned {
+        fn drop(&mut self) {
+            panic!("as redb does when it rolls back what it can't make sense of");
+        }
+    }
+
+    #[test]
+    fn what_panics_when_it_is_let_go_harms_nobody() {
+        drop(Closing::new(Poisoned));
+    }
 }
