@@ -48,12 +48,9 @@ async fn add(cluster: &TestCluster, node: u32, amount: u64) {
 
 /// A node that owns no slot of the key counts alone, hands its copy back, forgets it, and counts again.
 async fn a_stand_in_drains_and_counts(cluster: TestCluster) {
-    let owners = cluster.node(0).await.owners_of(position_of(&[KEY.as_bytes()]));
-    let outside = |node: &u32| !owners.contains(&cluster.running(*node).unwrap().node());
-    let outsider = cluster.nodes().into_iter().find(outside).unwrap();
-    let others: Vec<u32> = cluster.nodes().into_iter().filter(|node| *node != outsider).collect();
+    let outsider = cluster.outsiders_of(position_of(&[KEY.as_bytes()]))[0];
     for amount in [5, 7] {
-        cluster.partition(&[&[outsider], &others]);
+        cluster.isolate(outsider);
         cluster.control().sleep(GIVEN_UP).await;
         add(&cluster, outsider, amount).await;
         cluster.heal();
@@ -100,13 +97,8 @@ fn an_answer_is_lost(restart: bool, broken: Option<Mutant>) -> (Result<u64, Requ
         async move {
             // By then everybody has a connection to everybody.
             cluster.control().sleep(GIVEN_UP).await;
-            let owners = cluster.node(0).await.owners_of(position_of(&[KEY.as_bytes()]));
-            let number_of = |node| {
-                cluster.nodes().into_iter().find(|number| cluster.running(*number).unwrap().node() == node)
-            };
-            let coordinator = number_of(owners[0]).unwrap();
-            let outside = |node: &u32| !owners.contains(&cluster.running(*node).unwrap().node());
-            let outsider = cluster.nodes().into_iter().find(outside).unwrap();
+            let position = position_of(&[KEY.as_bytes()]);
+            let (coordinator, outsider) = (cluster.owners_of(position)[0], cluster.outsiders_of(position)[0]);
             let (control, counts) = (cluster.control(), cluster.node(outsider).await.table::<Count>());
             control.net().cut(coordinator, outsider);
             let loss = async {

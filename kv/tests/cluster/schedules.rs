@@ -266,24 +266,17 @@ fn a_read_waits_for_an_item_that_is_known_to_differ() {
 #[test]
 fn a_refusal_after_a_coordinator_was_lost_does_not_say_that_nothing_was_done() {
     with_mutants(52, 4, Mutants::default(), |nodes| async move {
-        let bucket = bucket();
-        let position = position_of(&[bucket.kind(), bucket.name(), b"k"]);
-        let owners = nodes.node(0).await.owners_of(position);
-        let edge = outsider(&nodes).await;
-        let owner = |at: usize| {
-            let is = |node: &u32| nodes.running(*node).unwrap().node() == owners[at];
-            nodes.nodes().into_iter().find(is).unwrap()
-        };
-        let (first, second) = (owner(0), owner(1));
+        let [first, second, ..] = nodes.owners_of(position())[..] else { unreachable!("three own the key") };
+        let edge = nodes.outsiders_of(position())[0];
         // By then everybody has a connection to everybody.
         nodes.control().sleep(GIVEN_UP).await;
-        for other in others(&nodes, first) {
+        for other in nodes.nodes().into_iter().filter(|other| *other != first) {
             nodes.control().net().cut(first, other);
         }
         let (asking, writing) = (nodes.client(edge).await, nodes.client(second).await);
         let put_if_absent = async {
             let absent = PutOptions { condition: Condition::Absent, ..PutOptions::default() };
-            asking.put(&bucket, Some(b"k"), Content::text("a"), absent).await
+            asking.put(&bucket(), Some(b"k"), Content::text("a"), absent).await
         };
         let meanwhile = async {
             // The condition holds when it is tried first.
