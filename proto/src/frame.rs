@@ -41,6 +41,8 @@ pub mod flags {
     pub const ACCEPT: u8 = 8;
     /// The receiver may have coordinated this write already: it says what came of it, and never runs it.
     pub const RETRY: u8 = 16;
+    /// Nobody waits for the write to be durable: it may become so together with others.
+    pub const LAZY: u8 = 32;
 }
 
 /// What a request says of itself; core routes by it without looking into the archive.

@@ -18,7 +18,10 @@ use crate::{
 };
 use bytes::Bytes;
 use dashmap::DashMap;
-use rondel_proto::{frame::Head, id::NodeId};
+use rondel_proto::{
+    frame::{Head, flags},
+    id::NodeId,
+};
 use rustc_hash::FxBuildHasher;
 use std::{
     collections::BTreeMap,
@@ -237,7 +240,9 @@ impl Shared {
         self.scores.entry(to).or_default().sent();
         let shared = self.clone();
         let reply = ReplyTo::new(move |outcome: Outcome| {
-            let after = outcome.is_ok().then(|| shared.env.now().saturating_duration_since(sent));
+            // A lazy write is durable when others are: that says nothing of how fast the peer is.
+            let timed = outcome.is_ok() && message.head.flags & flags::LAZY == 0;
+            let after = timed.then(|| shared.env.now().saturating_duration_since(sent));
             shared.scores.entry(to).or_default().answered(after);
             let lost = matches!(&outcome, Err(failure) if failure.code == FailureCode::Disconnected);
             if lost && once_more && shared.env.now() + RECONNECT_PAUSE < message.deadline {

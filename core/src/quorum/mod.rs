@@ -55,6 +55,12 @@ impl Quorum {
         Self::of(n / 2 + 1, n)
     }
 
+    /// Whether anybody waits for a write to be durable anywhere.
+    #[must_use]
+    pub fn waits_for_a_disk(&self) -> bool {
+        self.durable > 0 || self.owners > 0 || self.nodes > 0
+    }
+
     /// Whether what a replica has only in memory may count.
     #[must_use]
     pub fn counts_memory(&self) -> bool {

@@ -94,6 +94,7 @@ pub(crate) async fn coordinate(
             stand_in,
             retry: spec.retry,
             early: Box::new(move |executed| drop(early.send(executed))),
+            lazy: !spec.quorum.waits_for_a_disk(),
         },
         request_id: spec.request_id,
         n: spec.quorum.n,
@@ -133,6 +134,9 @@ struct Replication {
 /// An answered write that has not reached everybody counts among the hints after this long: who looks whether all is at
 /// rest must not look between the answer and the hint.
 const OWED_AFTER: Duration = Duration::from_millis(50);
+
+/// The same for a write that nobody waits for: its replicas may let it rest in memory for half a second.
+const LAZILY_OWED_AFTER: Duration = Duration::from_millis(600);
 
 /// The nodes that a write still owes its item to, as the ledger knows them.
 struct Owed {
@@ -234,7 +238,7 @@ impl Replication {
         let head = Head {
             service: self.shared.host.services[self.spec.service].code,
             message: core_message::ABSORB,
-            flags: if self.spec.quorum.counts_memory() { flags::ACCEPT } else { 0 },
+            flags: flags_of(self.spec.quorum),
             slots: owned,
             stand_in,
             ver: self.list.ver(),
@@ -290,7 +294,8 @@ impl Replication {
         let env = self.shared.env.clone();
         self.shared.env.clone().spawn("write-rest", async move {
             let mut owed = Owed { ledger: self.shared.hints.clone(), nodes: Vec::new() };
-            let owed_from = env.now() + OWED_AFTER;
+            let waited = self.spec.quorum.waits_for_a_disk();
+            let owed_from = env.now() + if waited { OWED_AFTER } else { LAZILY_OWED_AFTER };
             self.spec.deadline = self.spec.deadline.max(env.now() + REST_MIN);
             while self.sent.iter().any(|sent| !sent.answered) {
                 let late = env.now() >= owed_from;
@@ -395,4 +400,11 @@ impl Replication {
             self.send(ask);
         }
     }
+}
+
+/// What the replicas are told of what is waited for.
+fn flags_of(quorum: Quorum) -> u8 {
+    let accept = if quorum.counts_memory() { flags::ACCEPT } else { 0 };
+    let lazy = if quorum.waits_for_a_disk() { 0 } else { flags::LAZY };
+    accept | lazy
 }

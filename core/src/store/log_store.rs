@@ -1,10 +1,11 @@
 //! A store with a commit log: durable after one sync of the log, in the tables later.
 //!
 //! A batch goes to the active memtable and to the log's queue in one step. The log task writes whatever is queued as
-//! one group, syncs it, and reports it durable; it waits for nothing else. The flush task moves memtables, once full
-//! and durable in the log, into the store files in sorted slices, which become durable in one transaction per file
-//! together with the number up to which that file now has everything; then their segments may be written over. It is
-//! paced by how full the memtables are: moving rows competes with requests for the processors.
+//! one group, syncs it, and reports it durable; as long as somebody waits, it waits for nothing else (`queue`). The
+//! flush task moves memtables, once full and durable in the log, into the store files in sorted slices, which become
+//! durable in one transaction per file together with the number up to which that file now has everything; then their
+//! segments may be written over. It is paced by how full the memtables are: moving rows competes with requests for the
+//! processors.
 //!
 //! Memory and log are bounded through [`Admission`]; the log itself never waits for the flush.
 
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
+use queue::Queue;
 use std::{
     fmt,
     path::Path,
@@ -36,8 +38,6 @@ use std::{
 use tokio::sync::{Notify, watch};
 use upkeep::Upkeep;
 
-/// Bytes of rows in one group: a bound on the log's buffer, and on what one sync may lose.
-const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
 /// The longest pause between two slices of a flush.
@@ -66,11 +66,6 @@ struct Log {
     written: Notify,
     /// The newest segment is half full.
     prepare: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct Queue {
-    batches: Vec<Batch>,
 }
 
 impl fmt::Debug for Log {
@@ -145,7 +140,15 @@ impl Log {
             if taking == Taking::Stopped {
                 break;
             }
-            let group = self.take_group();
+            let rests_until = self.queue().rests_until(self.serving.config.lazy_sync_within);
+            if let Some(until) =
+                rests_until.filter(|until| taking == Taking::Yes && self.serving.env.now() < *until)
+            {
+                // Whether it rings or the time is up: both are looked at above.
+                let _ = self.serving.env.timeout_at(until, self.write.notified()).await;
+                continue;
+            }
+            let group = self.queue().take_group();
             let Some(last) = group.last().map(|batch| batch.number) else {
                 if taking == Taking::Closed {
                     break;
@@ -177,23 +180,6 @@ impl Log {
         self.written.notify_waiters();
     }
 
-    fn take_group(&self) -> Vec<Batch> {
-        let mut queue = self.queue();
-        let mut bytes = 0;
-        let fits = |batch: &Batch| {
-            let before = bytes;
-            bytes +=
-                batch.changes.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
-            before < GROUP_BYTES_MAX
-        };
-        let end = queue.batches.iter().map(fits).take_while(|fits| *fits).count();
-        if end == queue.batches.len() {
-            std::mem::take(&mut queue.batches)
-        } else {
-            queue.batches.drain(..end).collect()
-        }
-    }
-
     fn note_written(&self, batches: u64, written: &Written) {
         let counts = &self.serving.counts;
         counts.commits.fetch_add(1, Relaxed);
@@ -206,6 +192,13 @@ impl Log {
         if written.rolled {
             // The log may have grown enough for a flush, while the same few rows were written over and over.
             self.flush.notify_one();
+        }
+    }
+
+    /// Lets nothing rest that has been applied so far.
+    fn hurry(&self) {
+        if self.queue().hurry() {
+            self.write.notify_one();
         }
     }
 
@@ -270,6 +263,7 @@ impl Log {
         files: &Arc<StoreFiles>,
         frozen: &Arc<Memtable>,
     ) -> Result<(), StoreError> {
+        self.hurry();
         // Into the tables only what is durable in the log: they may never be ahead of it.
         self.until_durable(frozen.last).await?;
         let applied = self.base + frozen.last.0;
@@ -433,19 +427,45 @@ impl FlushSlice {
     }
 }
 
-impl Store for LogStore {
-    fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
-        let (log, bytes) = (&self.log, bytes_of(&batch));
+impl LogStore {
+    /// Makes a batch visible and queues it with `queue`, which says whether the log should look.
+    fn take(
+        &self,
+        batch: Vec<Write>,
+        queue: impl FnOnce(&mut Queue, Batch) -> bool,
+    ) -> Result<Lsn, StoreError> {
+        let (log, bytes, mut look) = (&self.log, bytes_of(&batch), false);
         let lsn = log.serving.view.apply(batch, |lsn, changes| {
             let batch = Batch { number: log.base + lsn.0, changes: changes.to_vec() };
-            log.queue().batches.push(batch);
+            look = queue(&mut log.queue(), batch);
         })?;
         log.serving.space.took(bytes);
-        log.write.notify_one();
+        if look {
+            log.write.notify_one();
+        }
         if log.serving.view.active_bytes() >= log.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS {
             log.flush.notify_one();
         }
         Ok(lsn)
+    }
+}
+
+impl Store for LogStore {
+    fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
+        let is_empty = batch.is_empty();
+        let lsn = self.take(batch, |queue, batch| {
+            queue.push(batch);
+            true
+        })?;
+        if is_empty {
+            self.log.hurry();
+        }
+        Ok(lsn)
+    }
+
+    fn apply_lazily(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
+        let now = self.log.serving.env.now();
+        self.take(batch, |queue, batch| queue.push_lazily(batch, now))
     }
 
     fn progress(&self) -> watch::Receiver<Progress> {
@@ -493,6 +513,7 @@ impl Drop for LogStore {
     }
 }
 
+mod queue;
 mod upkeep;
 
 #[cfg(test)]

@@ -266,6 +266,9 @@ pub struct StoreConfig {
     /// Bytes of rows in memory that the tables do not hold yet, from which on no new client write is welcome; from four
     /// fifths of it on they are slowed down. An opening may have to read so much from the log. Default 64 MiB.
     pub backlog_bytes_max: u64,
+    /// How long a batch that nobody waits for may stay in memory alone, if no other is made durable meanwhile: what a
+    /// crash may take of those. Only with [`Backend::Log`]; at most half a second. Default 200 ms.
+    pub lazy_sync_within: Duration,
     /// Room on the disk that client writes leave alone, for what makes room again. Default 256 MiB.
     pub disk_reserve_bytes: u64,
     /// How often the room on the disk is looked at. Default 5 s.
@@ -291,6 +294,7 @@ impl Default for StoreConfig {
             page_cache_bytes: 64 << 20,
             filter_bytes: 16 << 20,
             backlog_bytes_max: 64 << 20,
+            lazy_sync_within: Duration::from_millis(200),
             disk_reserve_bytes: 256 << 20,
             disk_check_every: Duration::from_secs(5),
             scrub_bytes_per_s: 4 << 20,
@@ -358,6 +362,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store has stopped or is closed: nothing was taken.
     fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError>;
+
+    /// As [`Store::apply`], where nobody waits for the batch to be durable. It becomes so in its order, no later than the
+    /// next batch of [`Store::apply`] (an empty one will do), and soon in any case.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    fn apply_lazily(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
+        self.apply(batch)
+    }
 
     /// How far the store has got, and every change of it.
     fn progress(&self) -> watch::Receiver<Progress>;

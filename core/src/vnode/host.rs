@@ -116,7 +116,8 @@ impl Host {
                     return;
                 }
                 let (n, mine) = take_absorb_head(&mut body, self.context.mutants.has(Mutant::AbsorbMine));
-                (Op::Absorb { item: body, stand_in: head.stand_in, mine }, n)
+                let (stand_in, lazy) = (head.stand_in, head.flags & flags::LAZY != 0);
+                (Op::Absorb { item: body, stand_in, mine, lazy }, n)
             }
             core_message::FETCH => (Op::Fetch { digest: head.flags & flags::DIGEST != 0 }, 0),
             message => (Op::Message { message, body }, topology.replicas()),

@@ -46,10 +46,11 @@ pub(crate) enum Op {
     /// Run a handler.
     Message { message: u16, body: Bytes },
     /// Run a handler as the coordinator; the item goes out through `early`, at once. A retry runs nothing: it only
-    /// takes up again what is known to have run.
-    Coordinate { message: u16, body: Bytes, stand_in: u16, retry: bool, early: Early },
-    /// Merge an item in, and keep hints for the slots stood in for. Answers the row's digest.
-    Absorb { item: Bytes, stand_in: u16, mine: Option<Actor> },
+    /// takes up again what is known to have run. If lazy, nobody waits for the disk.
+    Coordinate { message: u16, body: Bytes, stand_in: u16, retry: bool, early: Early, lazy: bool },
+    /// Merge an item in, and keep hints for the slots stood in for. Answers the row's digest. If lazy, nobody waits for
+    /// the disk.
+    Absorb { item: Bytes, stand_in: u16, mine: Option<Actor>, lazy: bool },
     /// The item, or its digest.
     Fetch { digest: bool },
     /// Remove a hint row if it still has this value. Answers whether it had.

@@ -84,6 +84,8 @@ struct Side {
     staged: Fetched,
     /// Replies of the batch at hand, and of batches that are not yet durable.
     answers: Vec<(ReplyTo, Outcome)>,
+    /// Somebody waits for the batch at hand to be durable.
+    waited: bool,
     waiting: VecDeque<(Lsn, Vec<(ReplyTo, Outcome)>)>,
     last: Lsn,
     /// Jobs whose rows are being fetched.
@@ -202,7 +204,7 @@ impl Lane {
             if removed {
                 side.stage(job.at.clone(), None);
             }
-            side.answers.push((job.reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)]))));
+            side.answer(job.reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)])), false);
             return;
         }
         let content = Content::of(&job.at, row.as_ref(), trusted);
@@ -238,19 +240,19 @@ impl Lane {
                     let mine = self.mine_of(&cell.content, &at);
                     let side = self.side(service.storage);
                     side.write(at, Some((item, n, mine)));
-                    side.answers.push((reply, outcome));
+                    side.answer(reply, outcome, false);
                 } else {
                     reply.send(outcome);
                 }
             }
-            Op::Coordinate { message, body, stand_in, retry, early } => {
+            Op::Coordinate { message, body, stand_in, retry, early, lazy } => {
                 let run = Run { message, body, stand_in, retry };
                 let executed = self.coordinate(index, run, call, content, &at);
                 let side = self.side(service.storage);
                 match executed {
                     Ok(executed) => {
                         early(Ok(executed));
-                        side.answers.push((reply, Ok(Bytes::new())));
+                        side.answer(reply, Ok(Bytes::new()), lazy);
                     }
                     Err(failure) => {
                         early(Err(failure.clone()));
@@ -258,13 +260,13 @@ impl Lane {
                     }
                 }
             }
-            Op::Absorb { item, stand_in, mine } => {
+            Op::Absorb { item, stand_in, mine, lazy } => {
                 let outcome =
                     self.absorb(index, partition, &at, n, &content, Incoming { item, stand_in, mine });
                 match outcome {
                     Ok(digest) => {
                         let body = Bytes::copy_from_slice(&digest.0.to_le_bytes());
-                        self.side(service.storage).answers.push((reply, Ok(body)));
+                        self.side(service.storage).answer(reply, Ok(body), lazy);
                     }
                     Err(failure) => reply.send(Err(failure)),
                 }
@@ -282,7 +284,7 @@ impl Lane {
                 if removed {
                     side.write(at, None);
                 }
-                side.answers.push((reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)]))));
+                side.answer(reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)])), false);
             }
         }
     }
@@ -505,6 +507,7 @@ impl Side {
             batch: Vec::new(),
             staged: FxHashMap::default(),
             answers: Vec::new(),
+            waited: false,
             waiting: VecDeque::new(),
             last: Lsn(0),
             parked: Parked::default(),
@@ -568,11 +571,22 @@ impl Side {
         self.batch.push(Write { at, value });
     }
 
+    /// Answers once the batch at hand is durable.
+    fn answer(&mut self, reply: ReplyTo, outcome: Outcome, lazy: bool) {
+        self.waited |= !lazy;
+        self.answers.push((reply, outcome));
+    }
+
     /// Hands the batch to the store and asks for the rows that jobs wait for.
     fn submit(&mut self, answer_early: bool) {
         if !self.batch.is_empty() || !self.answers.is_empty() {
             let mut answers = std::mem::take(&mut self.answers);
-            match self.store.apply(std::mem::take(&mut self.batch)) {
+            let batch = std::mem::take(&mut self.batch);
+            let applied = match std::mem::take(&mut self.waited) {
+                true => self.store.apply(batch),
+                false => self.store.apply_lazily(batch),
+            };
+            match applied {
                 Ok(lsn) => {
                     self.last = lsn;
                     answers

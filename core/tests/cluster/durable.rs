@@ -7,6 +7,7 @@ use rondel_core::{
     mutant::{Mutant, Mutants},
     proto::id::RequestId,
     request::{Need, RequestError, Service},
+    store::StoreConfig,
     table::Keyed,
     testing::{CrashMode, Shape, Sim, TestCluster},
     vnode::Storage,
@@ -40,8 +41,13 @@ async fn counters(cluster: &TestCluster, node: u32, slow: &[u32]) -> Service<Key
 }
 
 /// Gives all disks a sync to do that takes long: what comes after it waits in memory.
-async fn keep_disks_busy(counts: &Service<Keyed<Count>>) {
-    counts.update("warm", Add { amount: 1 }).need(Need::All).durable(Need::Count(0)).await.unwrap();
+async fn keep_disks_busy(cluster: &TestCluster, counts: &Service<Keyed<Count>>) {
+    let counts = counts.clone();
+    cluster.control().spawn("busy", async move {
+        // Whether it is done before the power goes is all the same.
+        let _ = counts.update("warm", Add { amount: 1 }).need(Need::All).await;
+    });
+    cluster.control().sleep(Duration::from_millis(100)).await;
 }
 
 /// How long an update takes.
@@ -73,7 +79,7 @@ fn an_update_that_asks_for_memory_alone_waits_for_no_disk_and_can_be_lost() {
     sim.run_until(async {
         cluster.form().await;
         let counts = counters(&cluster, 0, &ALL).await;
-        keep_disks_busy(&counts).await;
+        keep_disks_busy(&cluster, &counts).await;
         let update = counts.update(KEY, Add { amount: 5 }).need(Need::All).durable(Need::Count(0));
         assert!(time(&cluster, update).await < SOON);
         assert_eq!(left_after_a_blackout(&cluster).await, 0);
@@ -82,15 +88,58 @@ fn an_update_that_asks_for_memory_alone_waits_for_no_disk_and_can_be_lost() {
 }
 
 #[test]
-fn what_is_only_in_memory_becomes_durable_soon_after() {
-    let sim = Sim::new(72);
+fn what_nobody_waits_for_is_in_memory_alone_for_a_bounded_time() {
+    let within = StoreConfig::default().lazy_sync_within;
+    for (later, left) in [(Duration::ZERO, 0), (within / 2, 0), (within + Duration::from_millis(100), 5)] {
+        let sim = Sim::new(72);
+        let cluster = cluster(&sim, None);
+        sim.run_until(async {
+            cluster.form().await;
+            let counts = counters(&cluster, 0, &[]).await;
+            counts.update(KEY, Add { amount: 5 }).need(Need::All).durable(Need::Count(0)).await.unwrap();
+            cluster.control().sleep(later).await;
+            assert_eq!(left_after_a_blackout(&cluster).await, left, "{later:?} later");
+        });
+        assert_eq!(sim.panicked_work(), 0);
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_becomes_durable_with_what_somebody_waits_for() {
+    let sim = Sim::new(79);
     let cluster = cluster(&sim, None);
     sim.run_until(async {
         cluster.form().await;
         let counts = counters(&cluster, 0, &[]).await;
         counts.update(KEY, Add { amount: 5 }).need(Need::All).durable(Need::Count(0)).await.unwrap();
-        cluster.control().sleep(Duration::from_secs(2)).await;
+        counts.update("other", Add { amount: 1 }).need(Need::All).await.unwrap();
         assert_eq!(left_after_a_blackout(&cluster).await, 5);
+    });
+    assert_eq!(sim.panicked_work(), 0);
+}
+
+#[test]
+fn updates_that_wait_for_no_disk_share_its_syncs() {
+    let sim = Sim::new(80);
+    let cluster = cluster(&sim, None);
+    sim.run_until(async {
+        cluster.form().await;
+        let counts = counters(&cluster, 0, &[]).await;
+        let syncs = || ALL.map(|node| cluster.control().disk(node).syncs());
+        let taken = async |durable| {
+            let before = syncs();
+            for _ in 0..50 {
+                counts.update(KEY, Add { amount: 1 }).need(Need::All).durable(durable).await.unwrap();
+            }
+            cluster.control().sleep(Duration::from_secs(2)).await;
+            syncs().into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<_>>()
+        };
+        let lazily = taken(Need::Count(0)).await;
+        assert!(lazily.iter().all(|syncs| *syncs <= 10), "{lazily:?}");
+        let kept = ALL.map(|node| cluster.running(node).unwrap().status().hints.len());
+        assert_eq!(kept, [0; 3], "nobody took a replica for one that hangs");
+        let durably = taken(Need::All).await;
+        assert!(durably.iter().all(|syncs| *syncs >= 50), "{durably:?}");
     });
     assert_eq!(sim.panicked_work(), 0);
 }
@@ -128,7 +177,7 @@ fn an_update_that_does_not_say_waits_for_as_many_disks_as_replicas() {
 /// All have it in memory, and the power goes as soon as one is said to have it on its disk.
 async fn a_blackout_follows_the_first_durable_copy(cluster: TestCluster) -> u64 {
     let counts = counters(&cluster, 0, &ALL).await;
-    keep_disks_busy(&counts).await;
+    keep_disks_busy(&cluster, &counts).await;
     let update = counts.update(KEY, Add { amount: 5 }).need(Need::Quorum).durable(Need::Count(1));
     update.deadline(Duration::from_secs(60)).await.unwrap();
     left_after_a_blackout(&cluster).await

@@ -252,6 +252,10 @@ impl Worker {
         }
         let few = self.plan.few_durable > 0.0 && self.rng.chance(self.plan.few_durable);
         let durable = few.then(|| 1 + u8::try_from(self.rng.below(2)).unwrap_or_default());
+        if few && self.rng.chance(0.7) {
+            // Owners and nodes are durable ones: where they are asked for too, memory counts for little.
+            (owners, confirms, w) = (0, 0, Need::All);
+        }
         let condition = match self.rng.chance(CONDITION_CHANCE) {
             true if context.1.is_empty() => Condition::Absent,
             true => Condition::Unchanged,

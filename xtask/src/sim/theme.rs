@@ -46,7 +46,9 @@ fn secluded(plan: &mut Plan, rng: &mut Rng) {
 
 /// All disks are slow, and while syncs are under way the power goes everywhere. What is only in memory is gone then.
 fn slow_and_dark(plan: &mut Plan, rng: &mut Rng) {
-    plan.few_durable = 0.4;
+    plan.few_durable = 0.7;
+    plan.mix.blind = plan.mix.blind.max(0.4);
+    plan.pause_max = plan.pause_max.min(Duration::from_millis(100));
     for time in 0..4 {
         let at = time * 14_000 + rng.below(3_000);
         slow_disks(plan, at, 9_000, 150 + small(rng, 300));

@@ -6,7 +6,7 @@
 //! It may die while it opens, too, or its directory may be put back to what it was some time before. Whenever it opens, it must hold exactly what some batch of the life before left,
 //! none before the last that was reported durable, and that batch whole.
 
-use super::{Model, collect, random_key, random_write, whole};
+use super::{Model, apply, collect, random_key, random_write, whole};
 use crate::{
     env::{BoxFuture, Env, Rng},
     store::{Lsn, OpenError, Peek, Progress, Store, StoreError, Write},
@@ -200,7 +200,7 @@ impl Lives<'_> {
                     None => model.remove(&write.at),
                 };
             }
-            let Ok(lsn) = store.apply(batch) else { return };
+            let Ok(lsn) = apply(store, batch) else { return };
             self.states.push(model);
             assert_eq!(lsn, Lsn(self.states.len() as u64 - 1), "batches are numbered in order");
             match self.rng.below(10) {

@@ -5,6 +5,7 @@ use crate::store::{
     row::{Body, Row, RowTag},
 };
 use crate::testing::{CrashMode, Sim};
+use futures_util::future::join_all;
 use proptest::prelude::*;
 use rondel_proto::id::Position;
 use std::{
@@ -219,6 +220,75 @@ fn a_full_disk_closes_admission_until_there_is_room() {
         sim.disk(0).set_capacity(1 << 40);
         sim.sleep(tight(1).disk_check_every * 2).await;
         assert_eq!(store.admission(), Admission::Open);
+    });
+}
+
+#[test]
+fn a_lone_writer_has_each_sync_at_once_and_many_share_one() {
+    let sim = Sim::new(17);
+    let env = sim.node_env(0);
+    sim.run_until(async {
+        let store = LogStore::open(&env, Path::new("/data"), tight(1)).await.unwrap();
+        let write = async |numbers: Range<u64>| {
+            for number in numbers {
+                settle(&store, store.apply(vec![numbered(number, Some("a value"))]).unwrap()).await;
+            }
+        };
+        let began = sim.elapsed();
+        write(0..50).await;
+        let alone = sim.elapsed() - began;
+        assert_eq!(store.stats().commits, 50);
+        let began = sim.elapsed();
+        join_all((1..65).map(|writer| write(writer * 100..writer * 100 + 20))).await;
+        let together = sim.elapsed() - began;
+        assert_eq!(store.stats().batches, 50 + 64 * 20);
+        assert!(store.stats().commits < 50 + 2 * 20, "{:?}", store.stats());
+        assert!(together < alone, "1280 writes together take {together:?}, 50 alone {alone:?}");
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_nobody_waits_for_rests_until_somebody_does_or_its_time_is_up() {
+    let sim = Sim::new(16);
+    let env = sim.node_env(0);
+    let rest = tight(1).lazy_sync_within;
+    let soon = Duration::from_millis(100);
+    sim.run_until(async {
+        let store = LogStore::open(&env, Path::new("/data"), tight(1)).await.unwrap();
+        let put = |number| vec![numbered(number, Some("a value"))];
+        let lazily =
+            |numbers: Range<u64>| numbers.fold(Lsn(0), |_, number| store.apply_lazily(put(number)).unwrap());
+        let durable = async |lsn| {
+            let began = sim.elapsed();
+            store.progress().wait_for(|now| now.durable >= lsn).await.unwrap();
+            sim.elapsed() - began
+        };
+
+        let last = lazily(0..20);
+        assert_eq!(
+            store.peek(&numbered(7, None).at),
+            Peek::Known(Some("a value".into())),
+            "it is seen at once"
+        );
+        sim.sleep(rest - Duration::from_millis(1)).await;
+        assert_eq!((store.progress().borrow().durable, store.stats().commits), (Lsn(0), 0));
+        assert!(durable(last).await < soon);
+        assert_eq!((store.stats().commits, store.stats().batches), (1, 20), "all with one sync");
+
+        let before = lazily(20..40);
+        assert!(before < store.apply(put(40)).unwrap());
+        assert!(durable(before).await < soon, "the next that somebody waits for takes them along");
+
+        let before = lazily(41..60);
+        assert_eq!(store.apply(Vec::new()).unwrap(), before);
+        assert!(durable(before).await < soon, "an empty batch says that somebody waits");
+
+        let last = lazily(60..80);
+        let began = sim.elapsed();
+        store.close().await.unwrap();
+        assert!(sim.elapsed() - began < soon, "closing waits for no time to be up");
+        assert_eq!(store.progress().borrow().durable, last);
     });
 }
 
