@@ -1,5 +1,5 @@
 //! Writing an object. Reference: riak_kv_put_fsm.erl. The coordinator's vnode makes the sibling; core sends the
-//! resulting object to all replicas at once and waits for enough of them to have it durably.
+//! resulting object to all replicas at once and waits for enough of them to have it, as durably as is asked for.
 
 use crate::{
     base62::base62,

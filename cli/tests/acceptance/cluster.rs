@@ -31,6 +31,14 @@ fn a_new_cluster_stores_reads_lists_and_deletes_at_any_node() {
     keys.sort_unstable();
     assert_eq!(keys, ["bye", "hello"]);
 
+    dev.kv_at("node2", &["put", "greetings", "bye", "Soon", "--w", "all", "--dw", "5"])
+        .fails(1, &["n_val_violation,3"]);
+    dev.kv_at("node2", &["put", "quick", "one", "Soon", "--w", "all", "--dw", "one"]).ok();
+    for node in ["node1", "node2", "node3"] {
+        assert_eq!(dev.kv_at(node, &["get", "quick", "one", "--r", "1"]).ok(), "Soon");
+    }
+    dev.kv_at("node1", &["delete", "quick", "one", "--w", "all", "--dw", "1"]).ok();
+
     dev.kv_at("node3", &["delete", "greetings", "hello"]).ok();
     dev.kv_at("node1", &["get", "greetings", "hello"]).fails(1, &["not found: greetings/hello"]);
     assert_eq!(dev.kv_at("node2", &["list", "greetings"]).ok(), "bye\n");

@@ -8,7 +8,7 @@
 //! | [`all`](Service::all) | every replica | every reply or failure |
 //! | [`quorum`](Service::quorum) | every replica | the merge of enough replies |
 //! | [`read`](Service::read) | as few as must agree | the merged item; replicas that are behind are repaired |
-//! | [`update`](Service::update) | one replica, which sends its item to the others | its reply, once enough have it durably |
+//! | [`update`](Service::update) | one replica, which sends its item to the others | its reply, once enough have it, durably unless the request says less |
 //! | [`scan`](Service::scan) | one replica of every partition | a stream of rows |
 
 pub(crate) mod edge;
@@ -159,7 +159,7 @@ impl<V: Vnode> Service<V> {
     }
 
     /// Runs a message on one replica, its coordinator, which sends the resulting item to the others; answered when
-    /// enough have it durably.
+    /// enough have it, durably unless [`Request::durable`] says less.
     pub fn update<M: Message>(&self, key: impl AsRef<[u8]>, message: M) -> Request<V, Update<M>>
     where
         V: Handle<M>,
