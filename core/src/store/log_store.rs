@@ -28,6 +28,7 @@ use super::{
 };
 use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use queue::Queue;
 use std::{
     fmt,
@@ -40,6 +41,8 @@ use upkeep::Upkeep;
 
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
 const MEMTABLE_FIFTHS: u64 = 2;
+/// Files that are flushed at the same time.
+const FLUSHES_AT_ONCE: usize = 2;
 /// The longest pause between two slices of a flush.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
@@ -272,10 +275,11 @@ impl Log {
             self.segments().trim(first_needed);
         }
         // The first file last: it says which segments are needed, for all files.
-        for number in (0..files.all().len()).rev() {
-            let mark = (number == 0).then(|| self.segments().mark_from(first_needed));
-            self.flush_file(files, number, frozen, applied, mark).await?;
-        }
+        let others = futures_util::stream::iter((1..files.all().len()).map(Ok));
+        let flush = |number| self.flush_file(files, number, frozen, applied, None);
+        others.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
+        let mark = self.segments().mark_from(first_needed);
+        self.flush_file(files, 0, frozen, applied, Some(mark)).await?;
         let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
         let retire = move || {
             files.all().iter().try_for_each(|file| file.review_filter())?;
