@@ -55,6 +55,8 @@ pub(crate) struct Metrics {
     pub(crate) hedged_writes: Counter,
     pub(crate) hints_delivered: Counter,
     pub(crate) strays_removed: Counter,
+    pub(crate) refilled_rows: Counter,
+    pub(crate) refilled_bytes: Counter,
     pub(crate) hints_kept: Gauge,
     pub(crate) mailbox_jobs: Gauge,
     pub(crate) peers_up: Gauge,
@@ -86,6 +88,7 @@ pub(crate) struct Metrics {
     pub(crate) store_scrubbed_rows: Counter,
     pub(crate) store_scrubbed_bytes: Counter,
     pub(crate) store_damaged_rows: Gauge,
+    pub(crate) store_gap_ratio: Gauge,
     pub(crate) store_compacted_bytes: Counter,
     pub(crate) store_failed: Gauge,
 }
@@ -107,6 +110,8 @@ impl Metrics {
                 hedged_writes: counter!("rondel_core_hedged_writes_total"),
                 hints_delivered: counter!("rondel_core_hints_delivered_total"),
                 strays_removed: counter!("rondel_core_strays_removed_total"),
+                refilled_rows: counter!("rondel_core_refilled_rows_total"),
+                refilled_bytes: counter!("rondel_core_refilled_bytes_total"),
                 hints_kept: gauge!("rondel_core_hints_kept"),
                 mailbox_jobs: gauge!("rondel_core_lane_mailbox_jobs"),
                 peers_up: gauge!("rondel_core_peers_up"),
@@ -142,6 +147,7 @@ impl Metrics {
                 store_scrubbed_rows: counter!("rondel_core_store_scrubbed_rows_total"),
                 store_scrubbed_bytes: counter!("rondel_core_store_scrubbed_bytes_total"),
                 store_damaged_rows: gauge!("rondel_core_store_damaged_rows"),
+                store_gap_ratio: gauge!("rondel_core_store_gap_ratio"),
                 store_compacted_bytes: counter!("rondel_core_store_compacted_bytes_total"),
                 store_failed: gauge!("rondel_core_store_failed"),
             }
@@ -202,6 +208,12 @@ fn describe() {
         count,
         "rows removed because all their owners hold them and this node owns no slot for them"
     );
+    describe_counter!(
+        "rondel_core_refilled_rows_total",
+        count,
+        "items fetched from other owners in place of those that were lost with a file of the store"
+    );
+    describe_counter!("rondel_core_refilled_bytes_total", Unit::Bytes, "bytes of these items");
     describe_gauge!("rondel_core_hints_kept", count, "hints that wait on this node for their owners");
     describe_gauge!("rondel_core_lane_mailbox_jobs", count, "jobs that wait in the lanes' mailboxes");
     describe_gauge!("rondel_core_peers_up", count, "other members that this node believes to be up");
@@ -329,5 +341,10 @@ fn describe_store() {
         "rondel_core_store_damaged_rows",
         count,
         "rows that the scrubber found damaged in its last round, or in this one if that is more"
+    );
+    describe_gauge!(
+        "rondel_core_store_gap_ratio",
+        count,
+        "share of all positions at which rows were lost with a file and have not come back yet"
     );
 }

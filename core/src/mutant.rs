@@ -38,11 +38,13 @@ pub enum Mutant {
     CountMemoryAsDurable,
     /// A node drops a row that it owns no slot for, without asking the owners or looking for hints.
     DropStrayUnlicensed,
+    /// A store that has lost a file takes what is absent there for absent.
+    GapAsEmpty,
 }
 
 impl Mutant {
     /// Those that show in what a key-value store does, with the names that commands use.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::AcknowledgeBeforeDurable, "acknowledge-before-durable"),
         (Self::SkipSync, "skip-sync"),
         (Self::KeepIncarnation, "keep-incarnation"),
@@ -58,6 +60,7 @@ impl Mutant {
         (Self::IgnoreDigests, "ignore-digests"),
         (Self::CountMemoryAsDurable, "count-memory-as-durable"),
         (Self::DropStrayUnlicensed, "drop-stray-unlicensed"),
+        (Self::GapAsEmpty, "gap-as-empty"),
     ];
 }
 

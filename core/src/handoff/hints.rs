@@ -300,10 +300,11 @@ impl Walk {
     async fn copy(&self, at: &RowKey) -> Option<Copy> {
         let store = self.shared.store(self.shared.host.services[self.service].storage);
         let bytes = match store.peek(at) {
-            crate::store::Peek::Known(bytes) => bytes?,
-            crate::store::Peek::Unknown => store.read(vec![at.clone()]).await.ok()?.pop()??,
+            crate::store::Peek::Known(bytes) => bytes,
+            crate::store::Peek::Unknown => store.read(vec![at.clone()]).await.ok()?.pop()?,
         };
-        match self.decode(at, &bytes) {
+        // A hint that is newer than its item may be left alone when the item is lost.
+        match bytes.and_then(|bytes| self.decode(at, &bytes)) {
             Some(copy) => Some(copy),
             None => self.copy_of_others(at, &bytes).await,
         }

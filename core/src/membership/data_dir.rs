@@ -228,10 +228,16 @@ impl DataDir {
         self.change_boot(|boot| boot.clock_bound = boot.clock_bound.max(bound))
     }
 
-    /// Where the store's mark stands.
+    /// Where the store's mark stands: in each of so many equal parts of the positions, a power of two.
     #[must_use]
-    pub fn store_mark_key() -> RowKey {
-        RowKey { table: MARK_TABLE, position: Position(0), key: Bytes::from_static(b"store") }
+    pub fn store_mark_keys(parts: usize) -> Vec<RowKey> {
+        let bits = u64::BITS - parts.trailing_zeros();
+        let at = |part: usize| RowKey {
+            table: MARK_TABLE,
+            position: Position((part as u64).checked_shl(bits).unwrap_or(0)),
+            key: Bytes::from_static(b"store"),
+        };
+        (0..parts).map(at).collect()
     }
 
     /// The mark that this directory's store holds.

@@ -167,6 +167,7 @@ impl Machines {
         let peer = self.peers.entry(node).or_default();
         peer.services = Some(facts.services.clone());
         peer.reluctant = facts.reluctant;
+        peer.lacking = facts.lacking_ppm > 0;
         peer.hints = facts.hints.iter().copied().collect();
         peer.hear(now);
         if peer.run != (facts.boot, facts.nonce) {

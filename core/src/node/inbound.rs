@@ -2,6 +2,7 @@
 
 use super::{Node, control::control_code};
 use crate::{
+    handoff::refill::slice,
     membership::forming::JoinRequest,
     reply::{Failure, FailureCode, ReplyTo},
     request::{edge, scan},
@@ -106,6 +107,11 @@ impl Node {
             env.spawn("scan-serve", async move {
                 let RowRequest { head, key, body, reply, .. } = request;
                 reply.send(scan::serve(&shared, &topology, service, &head, key, body).await);
+            });
+        } else if head.message == core_message::RANGE {
+            env.spawn("range-serve", async move {
+                let RowRequest { head, key, body, reply, .. } = request;
+                reply.send(slice::serve(&shared, &topology, service, &head, key, body).await);
             });
         } else {
             self.shared.host.request(&topology, service, request);

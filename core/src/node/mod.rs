@@ -29,7 +29,7 @@ pub use status::{MemberState, MemberStatus, NodeState, NodeStatus, StartPhase, S
 
 use crate::{
     env::TaskHandle,
-    handoff::hints,
+    handoff::{hints, refill},
     membership::{
         DataDir,
         forming::FORMAT,
@@ -263,6 +263,7 @@ impl Node {
             return;
         }
         self.keep(self.shared.env.spawn("hints", hints::run(self.shared.clone())));
+        self.keep(self.shared.env.spawn("refill", refill::run(self.shared.clone())));
         self.shared.news.notify_one();
         self.meet(&topology, needed).await;
         let serve = |state: &mut NodeState| {
@@ -368,6 +369,7 @@ impl Node {
             },
             hints: hints.into_iter().collect(),
             reluctant: self.is_reluctant(),
+            lacking_ppm: u32::try_from(self.shared.durable.stats().gap_ppm).unwrap_or(u32::MAX),
             withdrawn: self.shared.withdrawn().as_deref().map(cut).unwrap_or_default(),
         }
     }

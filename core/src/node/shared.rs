@@ -42,6 +42,8 @@ pub(crate) struct PeerStatus {
     pub(crate) demoted: bool,
     /// It would rather not coordinate updates.
     pub(crate) reluctant: bool,
+    /// Its store has lost rows that have not come back yet.
+    pub(crate) lacking: bool,
     /// The codes of the services that it serves; none while it has not said. It is asked then, and may refuse.
     pub(crate) services: Option<Vec<u32>>,
     /// The hints that it last said it keeps, by the node that they are for.
@@ -91,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) bulk: Transport,
     pub(crate) metrics: Metrics,
     pub(crate) mutants: Mutants,
+    /// How much of what the store has lost is fetched from other owners in a second.
+    pub(crate) refill_bytes_per_s: u64,
     pub(crate) hints: Arc<HintLedger>,
     pub(crate) hedges: HedgeBudget,
     /// Woken when a peer came up: its hints may go.
@@ -122,13 +126,14 @@ pub(crate) struct Parts {
     pub(crate) bulk: Transport,
     pub(crate) metrics: Metrics,
     pub(crate) mutants: Mutants,
+    pub(crate) refill_bytes_per_s: u64,
     pub(crate) hints: Arc<HintLedger>,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { env, first_run, me, host, durable, memory, transport, bulk, metrics, mutants, hints } =
-            parts;
+        let Parts { env, first_run, me, host, durable, memory, transport, bulk, metrics, .. } = parts;
+        let Parts { mutants, refill_bytes_per_s, hints, .. } = parts;
         let (rng, started) = (Mutex::new(env.rng()), env.now());
         Self {
             env,
@@ -140,6 +145,7 @@ impl Shared {
             bulk,
             metrics,
             mutants,
+            refill_bytes_per_s,
             hints,
             hedges: HedgeBudget::default(),
             peer_up: tokio::sync::Notify::new(),
@@ -302,7 +308,8 @@ impl Shared {
         let lately = |peer: &PeerStatus| peer.up_since.is_some_and(|since| now < since + BEHIND_MAX);
         let topology = peers.values().any(lately).then(|| self.topology()).flatten();
         let own_hints = topology.map(|topology| self.hints.by_node(&topology)).unwrap_or_default();
-        Outlook { peers, me: self.me, reluctant, service, now, started, first_run, own_hints }
+        let (me, lacking) = (self.me, self.durable.has_gaps());
+        Outlook { peers, me, reluctant, lacking, service, now, started, first_run, own_hints }
     }
 }
 
@@ -333,6 +340,7 @@ pub(crate) struct Outlook {
     peers: Arc<BTreeMap<NodeId, PeerStatus>>,
     me: NodeId,
     reluctant: bool,
+    lacking: bool,
     service: u32,
     now: Instant,
     started: Instant,
@@ -359,6 +367,17 @@ impl Outlook {
         } else {
             self.peers.get(&node).is_some_and(|peer| peer.reluctant)
         }
+    }
+
+    /// Whether the node's store has lost rows that have not come back yet: it is asked last. What it answers says by
+    /// itself what it does not know.
+    pub(crate) fn lacking(&self, node: NodeId) -> bool {
+        if node == self.me { self.lacking } else { self.peers.get(&node).is_some_and(|peer| peer.lacking) }
+    }
+
+    /// Whether a member that is up says that it keeps hints for the node: there is more to come to it.
+    pub(crate) fn owed(&self, node: NodeId) -> bool {
+        self.peers.values().any(|peer| peer.up && peer.hints.get(&node).is_some_and(|hints| *hints > 0))
     }
 
     /// Whether a member keeps hints for the node. Of this node's own it is known where the node came up lately.

@@ -25,8 +25,8 @@ use crate::{
     ring::Occupant,
     sequence::{DecidedFile, Record, Replica, State},
     store::{
-        Backend, KEEP_DOWN, LogStore, Lsn, MemoryStore, OpenError, Peek, Recovery, RedbStore, Store,
-        StoreConfig, StoreError, StoreMeters, Write,
+        Backend, KEEP_DOWN, LogStore, Lsn, MemoryStore, OpenError, Recovery, RedbStore, Store, StoreConfig,
+        StoreError, StoreMeters, Write,
     },
     table::{Entry, Keyed},
     transport::{self, Identity, Transport, TransportConfig},
@@ -228,6 +228,7 @@ impl Builder {
             bulk,
             metrics,
             mutants: config.mutants,
+            refill_bytes_per_s: config.store.refill_bytes_per_s,
             hints,
         };
         let node = Arc::new(Node {
@@ -303,15 +304,18 @@ fn store_config(config: &NodeConfig) -> StoreConfig {
 
 /// Makes sure that the store is the one of the directory, and marks a new one.
 async fn tie_store(env: &Env, data: &Arc<DataDir>, store: &Arc<dyn Store>) -> Result<(), StartError> {
-    let at = DataDir::store_mark_key();
-    let mark = match store.peek(&at) {
-        Peek::Known(mark) => mark,
-        Peek::Unknown => store.read(vec![at.clone()]).await?.pop().flatten(),
-    };
-    if data.check_store(mark.as_ref())? == StoreCheck::Ours {
+    // A mark in every file, as they can be lost.
+    let wanted = DataDir::store_mark_keys(store.files());
+    let found = store.read(wanted.clone()).await?;
+    let mut check = data.check_store(found.iter().flatten().next())?;
+    for mark in found.iter().flatten() {
+        check = data.check_store(Some(mark))?;
+    }
+    if check == StoreCheck::Ours && found.iter().all(Option::is_some) {
         return Ok(());
     }
-    let lsn = store.apply(vec![Write { at, value: Some(data.store_mark()) }])?;
+    let mark = |at| Write { at, value: Some(data.store_mark()) };
+    let lsn = store.apply(wanted.into_iter().map(mark).collect())?;
     until_durable(store, lsn).await?;
     let data = data.clone();
     Ok(env.block(move || data.set_store_marked()).await??)

@@ -8,7 +8,7 @@ use crate::{
     transport::PeerStats,
 };
 use rondel_proto::id::{Epoch, Lineage, NodeId};
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 /// What is told of a member at whose address another run of it answers than the last one that gossip knows.
 const OTHER_RUN: &str = "another run of it answers at its address than was seen last: its data directory was \
@@ -126,6 +126,8 @@ pub struct MemberStatus {
     pub hints: u64,
     /// Whether it may still lack what it missed while it was down.
     pub behind: bool,
+    /// The share of all positions at which its store has lost rows that have not come back yet, in millionths.
+    pub lacking_ppm: u32,
     /// It leaves coordinating updates to others: it was restarted often lately, or its clock is off.
     pub reluctant: bool,
     /// Why somebody must act before it serves again, if that is so.
@@ -133,7 +135,7 @@ pub struct MemberStatus {
 }
 
 /// The store, as the node sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreState {
     /// Whether it takes client writes.
     pub admission: Admission,
@@ -141,6 +143,8 @@ pub struct StoreState {
     pub stats: StoreStats,
     /// Whether it has stopped after an error.
     pub failed: bool,
+    /// The files that could not be read any more and lie beside the store's.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// All that a node says of itself and of the others.
@@ -202,6 +206,7 @@ impl Node {
                 admission: store.admission(),
                 stats: store.stats(),
                 failed: store.progress().borrow().failed.is_some(),
+                set_aside: store.set_aside(),
             },
             connections: self.shared.transport.peer_stats(),
         }
@@ -249,6 +254,10 @@ impl Node {
                     facts.get(&node).map_or(0, |facts| facts.hints.iter().map(|(_, count)| count).sum())
                 },
                 behind: outlook.behind(node),
+                lacking_ppm: match itself {
+                    true => u32::try_from(self.shared.durable.stats().gap_ppm).unwrap_or(u32::MAX),
+                    false => facts.get(&node).map_or(0, |facts| facts.lacking_ppm),
+                },
                 reluctant: outlook.reluctant(node),
                 trouble,
             }
@@ -286,6 +295,7 @@ impl Node {
         metrics.store_cache_hits.absolute(stats.cache_hits);
         metrics.store_misses.absolute(stats.misses);
         metrics.store_filter_bytes.set(stats.filter_bytes as f64);
+        metrics.store_gap_ratio.set(stats.gap_ppm as f64 / 1e6);
         metrics.store_denied.absolute(stats.denied);
         metrics.store_vain_reads.absolute(stats.vain_reads);
         metrics.store_compactions.absolute(stats.compactions);

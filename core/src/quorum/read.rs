@@ -29,6 +29,9 @@ pub enum Absence {
 pub enum Answer {
     /// The item, or its digest.
     Found,
+    /// The same from an owner that has lost rows there and does not have all of them back: it answers as a stand-in for
+    /// itself, as it may lack what it acknowledged as an owner.
+    FoundInGap,
     /// There is none there.
     NotFound(Absence),
     /// An error, a damaged row, a digest that does not fit.
@@ -108,9 +111,17 @@ impl ReadTally {
         if matches!(ask.state, AskState::Acked | AskState::Failed) {
             return;
         }
-        self.answers.push((id, Slots { owned: ask.owned, all: ask.owned | ask.stand_in }, answer));
+        let all = ask.owned | ask.stand_in;
+        let (owned, answer) = match answer {
+            Answer::FoundInGap => {
+                self.tally.disown(id);
+                (0, Answer::Found)
+            }
+            answer => (ask.owned, answer),
+        };
+        self.answers.push((id, Slots { owned, all }, answer));
         let success = match answer {
-            Answer::Found => true,
+            Answer::Found | Answer::FoundInGap => true,
             Answer::NotFound(absence) => absence == Absence::Sure && self.rule.notfound_ok,
             Answer::Failed => false,
         };

@@ -170,6 +170,15 @@ impl Tally {
         self.change(id, AskState::Failed);
     }
 
+    /// What this ask brings counts as that of a stand-in, for the same seats.
+    pub(super) fn disown(&mut self, id: AskId) {
+        let ask = &mut self.asks[id.0];
+        if let Some(member) = ask.member.take() {
+            ask.stands_for |= mask_of(&self.seats, |seat| seat.member == member);
+            ask.stand_in |= std::mem::take(&mut ask.owned);
+        }
+    }
+
     /// Lets another node stand in for a slot that has not succeeded: what the slot still lacks may come from it too.
     /// Gives the new ask, unsent; nothing if the operation is strict or the slot has succeeded meanwhile.
     pub fn hedge(&mut self, slot: u8, node: NodeId) -> Option<AskId> {

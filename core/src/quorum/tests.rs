@@ -324,6 +324,21 @@ fn read(quorum: Quorum, rule: ReadRule, answers: &[Answer]) -> ReadVerdict {
 }
 
 #[test]
+fn an_owner_that_may_lack_what_it_acknowledged_is_as_good_as_a_stand_in() {
+    let rule = ReadRule { notfound_ok: true, basic_quorum: false };
+    let strict = Quorum { owners: 2, ..Quorum::of(2, 3) };
+    let gap = Answer::FoundInGap;
+    let ReadVerdict::Found(achieved) = read(Quorum::of(2, 3), rule, &[gap, FOUND]) else {
+        panic!("two have it")
+    };
+    assert_eq!((achieved.slots, achieved.nodes, achieved.owners), (2, 2, 1));
+    assert_eq!(read(strict, rule, &[gap, FOUND]), ReadVerdict::Waiting);
+    assert!(matches!(read(strict, rule, &[gap, FOUND, FOUND]), ReadVerdict::Found(_)));
+    let unmet = Unmet::Owners { need: 2, have: 1 };
+    assert_eq!(read(strict, rule, &[gap, FOUND, FAILED]), ReadVerdict::Unmet(unmet));
+}
+
+#[test]
 fn reads_end_as_riaks_do() {
     let ok = ReadRule { notfound_ok: true, basic_quorum: false };
     let not_ok = ReadRule { notfound_ok: false, basic_quorum: false };

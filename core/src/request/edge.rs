@@ -71,7 +71,8 @@ fn coordinators(shared: &Arc<Shared>, topology: &Arc<Topology>, spec: &WriteSpec
     let mut entries: Vec<Serving> = list.entries().to_vec();
     entries.sort_by_key(|entry| {
         let node = entry.node;
-        (entry.owned == 0, outlook.reluctant(node), node != shared.me, outlook.demoted(node))
+        let unwilling = outlook.reluctant(node) || outlook.lacking(node);
+        (entry.owned == 0, unwilling, node != shared.me, outlook.demoted(node))
     });
     entries.into_iter().map(|entry| entry.node).collect()
 }

@@ -90,6 +90,8 @@ struct Asked {
     hedged: bool,
     /// The tally knows what it holds: that has gone into the answer.
     counted: bool,
+    /// Its store has lost rows there that have not all come back.
+    in_gap: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +179,7 @@ impl Reading {
         move |ask| {
             let node = ask.node;
             let cost = if node == shared.me { 0 } else { shared.score(node).cost() + 1 };
-            (ask.owned == 0, outlook.behind(node), outlook.demoted(node), cost)
+            (ask.owned == 0, outlook.behind(node) || outlook.lacking(node), outlook.demoted(node), cost)
         }
     }
 
@@ -195,6 +197,7 @@ impl Reading {
             state: State::Waiting,
             hedged: false,
             counted: false,
+            in_gap: false,
         };
         self.asked.push(asked);
         self.fetch(self.asked.len() - 1, item_due);
@@ -256,7 +259,8 @@ impl Reading {
             if !asked.counted && (blind || self.known.contains(&digest)) {
                 asked.counted = true;
                 if let Some(ask) = asked.ask {
-                    self.tally.answered(ask, Answer::Found);
+                    let answer = if asked.in_gap { Answer::FoundInGap } else { Answer::Found };
+                    self.tally.answered(ask, answer);
                 }
             }
         }
@@ -281,6 +285,8 @@ impl Reading {
 
     fn take(&mut self, (index, outcome): Incoming) {
         let node = self.asked[index].node;
+        let in_gap = matches!(&outcome, Ok(body) if is_in_gap(body));
+        self.asked[index].in_gap |= in_gap;
         let (state, was_due) = match self.understand(outcome) {
             Ok(understood) => understood,
             Err(failure) => {
@@ -325,8 +331,10 @@ impl Reading {
         }
         match body.get_u8() {
             fetch::ABSENT => Ok((State::Absent, true)),
-            fetch::ITEM => Ok((State::Holds(self.merge(body)?), true)),
-            fetch::DIGEST if body.len() == 8 => Ok((State::Holds(Digest(body.get_u64_le())), false)),
+            fetch::ITEM | fetch::ITEM_IN_GAP => Ok((State::Holds(self.merge(body)?), true)),
+            fetch::DIGEST | fetch::DIGEST_IN_GAP if body.len() == 8 => {
+                Ok((State::Holds(Digest(body.get_u64_le())), false))
+            }
             _ => Err(bad("an answer to a fetch that is neither item nor digest")),
         }
     }
@@ -416,6 +424,7 @@ impl Reading {
                 state: State::Waiting,
                 hedged: false,
                 counted: false,
+                in_gap: false,
             });
             self.fetch(self.asked.len() - 1, false);
         }
@@ -466,6 +475,11 @@ impl Reading {
             self.shared.send(node, self.spec.service, message, ReplyTo::new(drop));
         }
     }
+}
+
+/// Whether a replica says of its answer that it may hold less than it acknowledged.
+fn is_in_gap(answer: &Bytes) -> bool {
+    matches!(answer.first(), Some(&(fetch::ITEM_IN_GAP | fetch::DIGEST_IN_GAP)))
 }
 
 impl Asked {

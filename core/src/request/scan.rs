@@ -8,11 +8,12 @@
 
 use super::options::RequestError;
 use crate::{
+    mutant::Mutant,
     node::{Outgoing, Shared},
     reply::{Failure, FailureCode, Outcome, ReplyTo},
     ring::{Partition, Use},
     store::{
-        RangeQuery,
+        Gap, RangeQuery, Store,
         row::{Body, Row},
     },
     topology::Topology,
@@ -184,11 +185,11 @@ impl Scan {
         let list =
             preferences.strict(usize::from(self.topology.replicas()), Use::Read, |node| outlook.up(node));
         let mut owners: Vec<_> = list.entries().iter().map(|entry| (entry.node, entry.owned)).collect();
-        owners.sort_by_key(|(node, _)| (outlook.behind(*node), outlook.demoted(*node)));
+        let behind = |node: NodeId| outlook.behind(node) || outlook.lacking(node);
+        owners.sort_by_key(|(node, _)| (behind(*node), outlook.demoted(*node)));
         let everybody_up = self.topology.members.keys().all(|node| outlook.up(*node));
         let own_hints = self.shared.hints.by_node(&self.topology);
-        let lacks =
-            |node: NodeId| outlook.behind(node) || outlook.hinted(node) || own_hints.contains_key(&node);
+        let lacks = |node: NodeId| behind(node) || outlook.hinted(node) || own_hints.contains_key(&node);
         let one_is_enough = everybody_up && owners.first().is_some_and(|(node, _)| !lacks(*node));
         Cover { owners, one_is_enough }
     }
@@ -252,6 +253,12 @@ pub(crate) async fn serve(
     let scan = of.scans.get(&message).ok_or_else(|| Failure::new(FailureCode::Unsupported))?;
     let partition = topology.partition(head.position);
     crate::vnode::host::fence(topology, partition, head)?;
+    // A listing must not take what is absent there for absent.
+    let lacks =
+        || lacks_any(&**shared.store(of.storage), partition) && !shared.mutants.has(Mutant::GapAsEmpty);
+    if lacks() {
+        return Err(lacking());
+    }
     let query = RangeQuery {
         table: items_table(of.code),
         first: partition.first(),
@@ -262,6 +269,9 @@ pub(crate) async fn serve(
     };
     let slice = shared.store(of.storage).range(query).await;
     let slice = slice.map_err(|error| Failure::because(FailureCode::StoreFailed, error))?;
+    if lacks() {
+        return Err(lacking());
+    }
     let mut out = BytesMut::with_capacity(4_096);
     out.put_u8(u8::from(slice.end));
     match slice.rows.last() {
@@ -283,6 +293,15 @@ pub(crate) async fn serve(
 
 /// In place of a reply's length: the row can't be read.
 const UNREADABLE: u32 = u32::MAX;
+
+fn lacks_any(store: &dyn Store, partition: Partition) -> bool {
+    let overlaps = |gap: &Gap| gap.first <= partition.last() && partition.first() <= gap.last;
+    store.gaps().iter().any(overlaps)
+}
+
+fn lacking() -> Failure {
+    Failure::because(FailureCode::NotReady, "its store lacks rows that come back from its replicas")
+}
 
 fn put_row(out: &mut BytesMut, position: Position, key: &[u8], reply: Option<&[u8]>) {
     out.put_u64_le(position.0);

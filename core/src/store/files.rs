@@ -1,9 +1,14 @@
 //! The store files of a node: the rows, spread over one or more redb files by position prefix.
 //!
-//! The number of files is fixed when the store is made and kept in its first file.
+//! The number of files is fixed when the store is made. Each file keeps it, and its own number, and whatever else must
+//! be known of the store as a whole: so any one of them can be lost. A file that is missing or damaged at an opening
+//! ([`finding`]), or turns out to be damaged later, is set aside under another name, and an empty one takes its place,
+//! all of which is a gap ([`gaps`](super::gaps)). Only a store with a file that is whole goes on like this: what has
+//! lost everything is no owner of anything (PROTOCOLS §4).
 
 use super::{
     OpenError, StoreConfig, StoreError,
+    gaps::GAPS_MARK,
     key::position_bits,
     redb_file::Written,
     tables::{self, Rows, Snapshot, Tables, Value},
@@ -18,8 +23,11 @@ use std::{
 };
 
 const COUNT_MARK: &str = "files";
+const NUMBER_MARK: &str = "number";
 /// As many as a byte of position tells apart.
-const FILES_MAX: u32 = 256;
+pub(super) const FILES_MAX: u32 = 256;
+/// What is at the end of the name of a file that was set aside.
+const ASIDE: &str = "damaged";
 
 /// A page of redb's.
 const PAGE_BYTES: usize = 4096;
@@ -35,37 +43,17 @@ pub(super) struct StoreFiles {
     filter_bytes: usize,
     part_rows: usize,
     written: Written,
+    set_aside: Vec<PathBuf>,
 }
 
 impl StoreFiles {
-    /// Opens the files in a directory, or makes as many as configured (rounded up to a power of two). Blocks.
-    pub(super) fn open(disk: &dyn Disk, directory: &Path, config: &StoreConfig) -> Result<Self, OpenError> {
-        let count = config.log.store_files.clamp(1, FILES_MAX).next_power_of_two();
-        let mut files = Self::unopened(directory, count, config);
-        let first = files.open_file(disk, &files.path(0))?;
-        let kept = kept_count(&first, count).map_err(|error| OpenError::from_store(&files.path(0), error))?;
-        if kept == count {
-            files.files.push(Arc::new(first));
-        } else {
-            drop(first);
-            files = Self::unopened(directory, kept, config);
-        }
-        for number in files.files.len()..kept as usize {
-            files.files.push(Arc::new(files.open_file(disk, &files.path(number))?));
-        }
-        for number in 0..files.files.len() {
-            files.remove_unfinished(disk, number)?;
-        }
-        Ok(files)
-    }
-
     fn unopened(directory: &Path, count: u32, config: &StoreConfig) -> Self {
         let [page_cache_bytes, filter_bytes] =
             [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
         let part_rows = (page_cache_bytes / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
         let directory = directory.to_owned();
-        let (files, written) = (Vec::new(), Written::default());
-        Self { files, directory, page_cache_bytes, filter_bytes, part_rows, written }
+        let (files, written, set_aside) = (Vec::new(), Written::default(), Vec::new());
+        Self { files, directory, page_cache_bytes, filter_bytes, part_rows, written, set_aside }
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -105,6 +93,31 @@ impl StoreFiles {
         self.open_file(disk, &self.successor_path(number))
     }
 
+    /// Whether a file has turned out to be damaged.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.files.iter().any(|file| file.is_damaged())
+    }
+
+    /// A file that has turned out to be damaged, if that leaves one that is whole. Blocks.
+    pub(super) fn lost(&self) -> Option<usize> {
+        let lost = self.files.iter().position(|file| file.is_damaged())?;
+        let is_whole = |file: &Arc<Tables>| {
+            !file.is_damaged() && matches!(file.mark(GAPS_MARK), Ok(gaps) if gaps.unwrap_or(0) == 0)
+        };
+        self.files.iter().any(is_whole).then_some(lost)
+    }
+
+    /// Goes on without a file that is damaged: see [`StoreFiles::open`]. Blocks.
+    pub(super) fn lose(&self, disk: &dyn Disk, number: usize, why: &StoreError) -> Result<Self, OpenError> {
+        let mut files = self.clone();
+        let others = self.files.iter().filter(|file| !file.is_damaged()).map(|file| &**file);
+        let identity = finding::identity_beside(number, self.files.len(), others)
+            .map_err(|error| OpenError::from_store(&self.directory, error))?;
+        let new = files.replace(disk, number, identity, why)?;
+        files.files[number] = Arc::new(new);
+        Ok(files)
+    }
+
     /// Puts the successor, which has everything that the file has, in its place, durably. Blocks.
     pub(super) fn succeed(
         &self,
@@ -126,8 +139,20 @@ impl StoreFiles {
         self.part_rows
     }
 
-    pub(super) fn first(&self) -> &Arc<Tables> {
-        &self.files[0]
+    /// What the files keep under a name that all of them have; those that have just been made do not.
+    pub(super) fn marks(&self, name: &str) -> Result<Vec<u128>, StoreError> {
+        let marks = self.files.iter().map(|file| file.mark(name));
+        marks.filter_map(Result::transpose).collect()
+    }
+
+    /// What each file keeps of its gaps.
+    pub(super) fn gaps(&self) -> Result<Vec<u128>, StoreError> {
+        self.files.iter().map(|file| Ok(file.mark(GAPS_MARK)?.unwrap_or(0))).collect()
+    }
+
+    /// The files that were set aside in this directory, and are still there.
+    pub(super) fn aside(&self) -> &[PathBuf] {
+        &self.set_aside
     }
 
     pub(super) fn all(&self) -> &[Arc<Tables>] {
@@ -160,18 +185,6 @@ impl StoreFiles {
     }
 }
 
-/// The number of files of this store, which is `count` for a new one.
-fn kept_count(first: &Tables, count: u32) -> Result<u32, StoreError> {
-    if let Some(kept) = first.mark(COUNT_MARK)? {
-        let kept = u32::try_from(kept).ok().filter(|kept| kept.is_power_of_two() && *kept <= FILES_MAX);
-        return kept.ok_or_else(|| StoreError::Damaged("its number of files makes no sense".to_owned()));
-    }
-    let transaction = first.begin()?;
-    transaction.mark(COUNT_MARK, u128::from(count))?;
-    transaction.commit()?;
-    Ok(count)
-}
-
 /// The rows of all files, each as of one commit.
 pub(super) struct Snapshots(Vec<FileSnapshot>);
 
@@ -194,7 +207,8 @@ impl Snapshots {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        tables::get(&self.0[file_of(key, self.0.len())].rows, key)
+        let of = &self.0[file_of(key, self.0.len())];
+        of.file.noted(tables::get(&of.rows, key))
     }
 
     /// Whether there is certainly no row of this key, not even one that came after these snapshots.
@@ -202,14 +216,29 @@ impl Snapshots {
         self.0[file_of(key, self.0.len())].file.filter().is_some_and(|filter| filter.denies(key))
     }
 
+    /// Remembers that a file is damaged, as a key found in it shows.
+    pub(super) fn blame(&self, key: &[u8], what: &str) -> StoreError {
+        let error = StoreError::Damaged(what.to_owned());
+        let _ = self.0[file_of(key, self.0.len())].file.noted::<()>(Err(error.clone()));
+        error
+    }
+
     /// The rows of one file behind a key, in order; none if there is no such file.
-    pub(super) fn rows_of_file(
-        &self,
+    pub(super) fn rows_of_file<'a>(
+        &'a self,
         number: usize,
-        after: Option<&[u8]>,
-    ) -> Result<Option<Rows<'_>>, StoreError> {
+        after: Option<&'a [u8]>,
+    ) -> Result<Option<FileRows<'a>>, StoreError> {
         let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.0.get(number).map(|file| Rows::new(&file.rows, lower, Bound::Unbounded)).transpose()
+        let Some(file) = self.0.get(number) else { return Ok(None) };
+        let mut rows = FileRows {
+            lower,
+            upper: Bound::Unbounded,
+            rows: None,
+            waiting: std::slice::from_ref(file).iter(),
+        };
+        rows.begin_next()?;
+        Ok(Some(rows))
     }
 
     /// The rows of one table between the bounds, in order.
@@ -228,25 +257,34 @@ impl Snapshots {
     }
 }
 
-/// Rows of one table in order, file by file.
+/// Rows in order, file by file.
 pub(super) struct FileRows<'a> {
     lower: Bound<&'a [u8]>,
     upper: Bound<&'a [u8]>,
-    rows: Option<Rows<'a>>,
+    rows: Option<(&'a Tables, Rows<'a>)>,
     waiting: std::slice::Iter<'a, FileSnapshot>,
 }
 
 impl<'a> FileRows<'a> {
     pub(super) fn next(&mut self) -> Result<Option<(Bytes, Value<'a>)>, StoreError> {
         loop {
-            if let Some(rows) = &mut self.rows
-                && let Some(row) = rows.next()?
+            if let Some((file, rows)) = &mut self.rows
+                && let Some(row) = file.noted(rows.next())?
             {
                 return Ok(Some(row));
             }
-            let Some(file) = self.waiting.next() else { return Ok(None) };
-            self.rows = Some(Rows::new(&file.rows, self.lower, self.upper)?);
+            if !self.begin_next()? {
+                return Ok(None);
+            }
         }
+    }
+
+    /// Goes on with the next file, if there is one.
+    fn begin_next(&mut self) -> Result<bool, StoreError> {
+        let Some(next) = self.waiting.next() else { return Ok(false) };
+        let rows = next.file.noted(Rows::new(&next.rows, self.lower, self.upper))?;
+        self.rows = Some((&*next.file, rows));
+        Ok(true)
     }
 }
 
@@ -256,3 +294,7 @@ pub(super) fn file_of(key: &[u8], files: usize) -> usize {
     let bits = files.trailing_zeros();
     usize::try_from(position_bits(key, bits)).unwrap_or(0)
 }
+
+mod finding;
+
+pub(super) use finding::number_of;

@@ -9,7 +9,7 @@ mod rows;
 pub(super) use log::place;
 pub use log::{LogRecord, LogSummary, Recorded};
 
-use super::{Backend, StoreError};
+use super::{Backend, StoreError, files::number_of};
 use crate::env::Disk;
 use std::{
     io,
@@ -153,13 +153,12 @@ impl Inspection {
         }
         let log = log::Log::find(&self.disk, &at).map_err(|error| self.failed(&at, error))?;
         log.verify(&mut done).map_err(|error| self.failed(&at, error))?;
-        let files: Vec<_> = self
-            .list(&at)?
-            .into_iter()
-            .filter(|path| path.extension().is_some_and(|end| end == "redb"))
-            .collect();
-        for (number, path) in files.iter().enumerate() {
-            let place = Some((number, files.len()));
+        let numbered = |path: PathBuf| Some((number_of(&path)?, path));
+        let mut files: Vec<_> = self.list(&at)?.into_iter().filter_map(numbered).collect();
+        files.sort_unstable();
+        let count = files.last().map_or(1, |(last, _)| (last + 1).next_power_of_two());
+        for (number, path) in &files {
+            let place = Some((*number as usize, count as usize));
             done(rows::verify(&*self.disk, path, place).map_err(|error| self.failed(path, error))?);
         }
         Ok(())

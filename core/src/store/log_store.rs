@@ -13,6 +13,7 @@ use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
     StoreStats, Write,
     files::StoreFiles,
+    gaps::{Gap, Gaps},
     log::{
         Recovery,
         mutant::Mutant,
@@ -22,7 +23,7 @@ use super::{
     },
     memtable::Memtable,
     scrub,
-    serving::Serving,
+    serving::{Damage, Serving},
     space::bytes_of,
     view::Taking,
 };
@@ -30,13 +31,14 @@ use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use queue::Queue;
+use rondel_proto::id::Position;
 use std::{
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use upkeep::Upkeep;
 
 /// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
@@ -59,6 +61,11 @@ struct Log {
     serving: Arc<Serving>,
     segments: Arc<Mutex<Segments>>,
     queue: Mutex<Queue>,
+    gaps: Gaps,
+    /// Gaps that others have filled, to be noted in their files.
+    filled: Mutex<Vec<Filled>>,
+    /// Files that were set aside.
+    aside: Mutex<Vec<PathBuf>>,
     /// Batches of earlier openings: this one's first has the number after it.
     base: u64,
     /// There is a batch to write.
@@ -69,6 +76,12 @@ struct Log {
     written: Notify,
     /// The newest segment is half full.
     prepare: Arc<Notify>,
+}
+
+/// Gaps that lack nothing any more, and who waits until that is noted.
+struct Filled {
+    gaps: Vec<Gap>,
+    noted: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl fmt::Debug for Log {
@@ -90,30 +103,42 @@ impl LogStore {
         let began = env.now();
         let (disk, at, with, new_log) = (env.disk(), directory.to_owned(), config.clone(), env.random_u128());
         let opened = env.block(move || {
-            let files = StoreFiles::open(&*disk, &at, &with)?;
-            let opened = recover(disk, &at.join("log"), &files, &with, new_log)
-                .and_then(|recovered| Ok((files.snapshots()?, recovered)));
-            let (snapshots, recovered) = opened.map_err(|error| OpenError::from_store(&at, error))?;
-            Ok((Arc::new(files), snapshots, recovered))
+            let mut files = StoreFiles::open(&*disk, &at, &with)?;
+            loop {
+                let opened = recover(Arc::clone(&disk), &at.join("log"), &files, &with, new_log)
+                    .and_then(|recovered| Ok((files.snapshots()?, Gaps::new(files.gaps()?), recovered)));
+                match (opened, files.lost()) {
+                    (Ok((snapshots, gaps, recovered)), _) => {
+                        return Ok((Arc::new(files), snapshots, gaps, recovered));
+                    }
+                    (Err(error @ StoreError::Damaged(_)), Some(lost)) => {
+                        files = files.lose(&*disk, lost, &error)?;
+                    }
+                    (Err(error), _) => return Err(OpenError::from_store(&at, error)),
+                }
+            }
         });
-        let (files, snapshots, recovered) =
+        let (files, snapshots, gaps, recovered) =
             opened.await.map_err(|lost| OpenError::lost(directory, lost))??;
         let Recovered { recovery, last, rows, segments, tail } = recovered;
 
         let [write, flush, prepare] = [(); 3].map(|()| Arc::new(Notify::new()));
         let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
         let tables = (snapshots, files.written().clone());
-        let serving = Serving::new(env, &directory.join("log"), config.clone(), tables, wakes).await;
+        let mends = files.all().len() > 1;
+        let serving = Serving::new(env, &directory.join("log"), config.clone(), tables, wakes, mends).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
         serving.counts.filter_bytes.store(files.filter_bytes(), Relaxed);
         let left = (!rows.is_empty()).then(|| serving.view.take_back(rows));
         let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(env.clone(), Arc::clone(&segments), config.log, tail, last);
-        let queue = Mutex::default();
         let log = Arc::new(Log {
             serving,
             segments,
-            queue,
+            queue: Mutex::default(),
+            aside: Mutex::new(files.aside().to_vec()),
+            gaps,
+            filled: Mutex::default(),
             base: last,
             write,
             flush,
@@ -224,13 +249,26 @@ impl Log {
             if taking == Taking::Stopped {
                 break;
             }
+            if let Some(Damage { error, is_needed }) = self.serving.take_damage() {
+                // Of a file that has been replaced meanwhile somebody may still have read.
+                if files.is_damaged()
+                    && let Err(error) = self.mend(&mut files, &mut upkeep, error).await
+                    && is_needed
+                {
+                    self.serving.fail(error);
+                    break;
+                }
+                continue;
+            }
             if taking == Taking::Yes && left.is_none() && !self.is_flush_due() {
                 match self.keep_up(&mut files, &mut upkeep).await {
                     Ok(true) => {}
                     Ok(false) => self.flush.notified().await,
                     Err(error) => {
-                        self.serving.fail(error);
-                        break;
+                        if let Err(error) = self.mend(&mut files, &mut upkeep, error).await {
+                            self.serving.fail(error);
+                            break;
+                        }
                     }
                 }
                 continue;
@@ -242,7 +280,7 @@ impl Log {
                 self.flush.notified().await;
                 continue;
             };
-            let flushed = match self.flush_memtable(&files, &frozen).await {
+            let flushed = match self.flush_whatever_breaks(&mut files, &mut upkeep, &frozen).await {
                 Ok(()) => self.follow(&files, &mut upkeep, &frozen).await,
                 failed => failed,
             };
@@ -254,6 +292,19 @@ impl Log {
         // Lost work means that the node is going down: the next start does it.
         let _ = self.put_down(&files, upkeep).await;
         self.serving.close_files(files).await;
+    }
+
+    /// Flushes, as often as that shows a file to be damaged that the store can do without.
+    async fn flush_whatever_breaks(
+        &self,
+        files: &mut Arc<StoreFiles>,
+        upkeep: &mut Upkeep,
+        frozen: &Arc<Memtable>,
+    ) -> Result<(), StoreError> {
+        while let Err(error) = self.flush_memtable(files, frozen).await {
+            self.mend(files, upkeep, error).await?;
+        }
+        Ok(())
     }
 
     fn is_flush_due(&self) -> bool {
@@ -274,12 +325,11 @@ impl Log {
         if self.serving.config.log.breaks(Mutant::EarlyTrim) {
             self.segments().trim(first_needed);
         }
-        // The first file last: it says which segments are needed, for all files.
-        let others = futures_util::stream::iter((1..files.all().len()).map(Ok));
-        let flush = |number| self.flush_file(files, number, frozen, applied, None);
-        others.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
+        // Each says which segments are needed; the oldest that any of them names counts, for all.
         let mark = self.segments().mark_from(first_needed);
-        self.flush_file(files, 0, frozen, applied, Some(mark)).await?;
+        let flush = |number| self.flush_file(files, number, frozen, applied, mark);
+        let numbers = futures_util::stream::iter((0..files.all().len()).map(Ok));
+        numbers.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
         let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
         let retire = move || {
             files.all().iter().try_for_each(|file| file.review_filter())?;
@@ -313,7 +363,7 @@ impl Log {
         number: usize,
         frozen: &Arc<Memtable>,
         applied: u64,
-        needed: Option<u128>,
+        needed: u128,
     ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -343,9 +393,7 @@ impl Log {
             if !unmarked {
                 transaction.mark_applied(u128::from(applied))?;
             }
-            if let Some(needed) = needed {
-                transaction.mark(FIRST_MARK, needed)?;
-            }
+            transaction.mark(FIRST_MARK, needed)?;
             transaction.commit()
         };
         self.serving.block(finish).await
@@ -495,9 +543,46 @@ impl Store for LogStore {
         memory.max(log)
     }
 
+    fn lacks(&self, at: Position) -> bool {
+        self.log.gaps.has(at)
+    }
+
+    fn has_gaps(&self) -> bool {
+        self.log.gaps.is_any()
+    }
+
+    fn gaps(&self) -> Vec<Gap> {
+        self.log.gaps.list()
+    }
+
+    fn fill(&self, gaps: Vec<Gap>) -> BoxFuture<Result<(), StoreError>> {
+        let (noted, answer) = oneshot::channel();
+        self.log.filled.lock().unwrap_or_else(PoisonError::into_inner).push(Filled { gaps, noted });
+        self.log.flush.notify_one();
+        // It is dropped unanswered by a store that ends.
+        Box::pin(async move { answer.await.unwrap_or(Err(StoreError::Closed)) })
+    }
+
+    fn found_damaged(&self) -> Vec<RowKey> {
+        self.log.serving.findings.take()
+    }
+
+    fn note_repaired(&self) {
+        self.log.serving.findings.repaired();
+    }
+
+    fn files(&self) -> usize {
+        self.log.gaps.files()
+    }
+
+    fn set_aside(&self) -> Vec<PathBuf> {
+        self.log.aside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn stats(&self) -> StoreStats {
         StoreStats {
             log_bytes: self.log.log_bytes(),
+            gap_ppm: self.log.gaps.share_ppm(),
             opening: self.opening,
             recovered_batches: self.recovery.batches,
             ..self.log.serving.stats()
@@ -517,6 +602,7 @@ impl Drop for LogStore {
     }
 }
 
+mod mending;
 mod queue;
 mod upkeep;
 

@@ -45,7 +45,7 @@ pub(super) fn slice(
             break;
         }
         let Some(value) = found.into_bytes() else { continue };
-        let at = key::decode(&key).ok_or_else(|| StoreError::Damaged("a key is too short".to_owned()))?;
+        let at = key::decode(&key).ok_or_else(|| captured.tables.blame(&key, "a key is too short"))?;
         bytes += key.len() + value.len();
         slice.rows.push((at, value));
     }

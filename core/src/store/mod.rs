@@ -14,6 +14,7 @@ mod compaction;
 pub mod conformance;
 mod files;
 mod filter;
+mod gaps;
 pub mod inspect;
 mod key;
 mod log;
@@ -32,6 +33,7 @@ mod space;
 mod tables;
 mod view;
 
+pub use gaps::Gap;
 #[doc(hidden)]
 pub use log::Mutant;
 pub use log::{LogConfig, Loss, Recovery};
@@ -195,12 +197,15 @@ pub struct StoreStats {
     pub scrubbed_rows: u64,
     /// Their bytes.
     pub scrubbed_bytes: u64,
-    /// Rows (or files that can't be read on) that it found damaged in its last round, or in this one if that is more.
+    /// Rows (or files that can't be read on) that it found damaged in its last round, or in this one if that is more, and
+    /// that have not been repaired since.
     pub damaged_rows: u64,
     /// How long it took to open.
     pub opening: Duration,
     /// Batches that came from the log then.
     pub recovered_batches: u64,
+    /// The share of all positions at which rows may be missing, in millionths: see [`Store::gaps`].
+    pub gap_ppm: u64,
 }
 
 /// Why a store does not answer. After any of the first three it has stopped for good (fail-stop).
@@ -278,6 +283,9 @@ pub struct StoreConfig {
     pub scrub_bytes_per_s: u64,
     /// How long it rests before each round. Default 1 h.
     pub scrub_pause: Duration,
+    /// Bytes of rows that are fetched in a second from other owners, in place of those that were lost with a file.
+    /// Default 16 MiB.
+    pub refill_bytes_per_s: u64,
     /// How many reads of the disk run at once. Default 4.
     pub readers_max: usize,
     /// How a store with a commit log keeps it.
@@ -299,6 +307,7 @@ impl Default for StoreConfig {
             disk_check_every: Duration::from_secs(5),
             scrub_bytes_per_s: 4 << 20,
             scrub_pause: Duration::from_secs(3600),
+            refill_bytes_per_s: 16 << 20,
             readers_max: 4,
             log: LogConfig::default(),
             meters: StoreMeters::default(),
@@ -306,7 +315,7 @@ impl Default for StoreConfig {
     }
 }
 
-/// What to do about a store, or the identity that it goes with, that is gone for good.
+/// What to do about a store that is gone for good as a whole, or about the identity that it goes with.
 pub(crate) const KEEP_DOWN: &str = "; if they are lost, keep this node down: the others serve without it and have what \
                                     they acknowledged, and a later release can fill its store from them";
 
@@ -332,6 +341,15 @@ pub enum OpenError {
         /// What is wrong with it.
         detail: String,
     },
+}
+
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io { source, .. } => Self::Io(Arc::new(source)),
+            OpenError::Damaged { detail, .. } => Self::Damaged(detail),
+        }
+    }
 }
 
 impl OpenError {
@@ -388,6 +406,48 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether new client writes are welcome.
     fn admission(&self) -> Admission;
+
+    /// Whether a row that is absent at this position may only be lost: then its absence says nothing. Ask before the row
+    /// is looked up and after it: a store may lose rows, or get them back, in between.
+    fn lacks(&self, at: Position) -> bool {
+        let _ = at;
+        false
+    }
+
+    /// Whether rows may be missing anywhere.
+    fn has_gaps(&self) -> bool {
+        false
+    }
+
+    /// Where rows may be missing, in parts that are filled one by one.
+    fn gaps(&self) -> Vec<Gap> {
+        Vec::new()
+    }
+
+    /// Notes durably that everything that these gaps lacked is back, and durable. Gaps that rows have been lost in
+    /// since they were asked for stay.
+    fn fill(&self, gaps: Vec<Gap>) -> BoxFuture<Result<(), StoreError>> {
+        drop(gaps);
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Rows whose checksums were found to be wrong since this was asked last. Their keys are as the disk has them.
+    fn found_damaged(&self) -> Vec<RowKey> {
+        Vec::new()
+    }
+
+    /// Notes that one of them can be read again.
+    fn note_repaired(&self) {}
+
+    /// In how many files it keeps rows, by the leading bits of their positions: a power of two. Each can be lost alone.
+    fn files(&self) -> usize {
+        1
+    }
+
+    /// The files that could not be read any more and lie beside the store's.
+    fn set_aside(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// Figures for metrics.
     fn stats(&self) -> StoreStats;

@@ -45,7 +45,8 @@ impl RedbStore {
         });
         let (tables, snapshots) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
         let wake = Arc::new(Notify::new());
-        let serving = Serving::new(env, path, config, (snapshots, written), vec![Arc::clone(&wake)]).await;
+        let serving =
+            Serving::new(env, path, config, (snapshots, written), vec![Arc::clone(&wake)], false).await;
         serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
         env.spawn("store-commit", commit(Arc::clone(&serving), tables, Arc::clone(&wake)));
         Ok(Self { opening: env.now() - began, serving, wake })

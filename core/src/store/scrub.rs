@@ -1,13 +1,14 @@
 //! The scrubber: reads all rows of the tables now and then, at a pace, and tries their checksums.
 //!
 //! A row that nobody reads may rot unseen until its other copies have, too. What is found is counted and logged with
-//! its place; the row is repaired from its replicas when it is read, as every damaged row is. A file whose pages make no
-//! sense is a finding like any other: only a request that needs it stops the store.
+//! its place, and handed to whoever can ask the other owners for it ([`Findings`]). A file whose pages make no sense is
+//! replaced, if the store can do without it; otherwise it is a finding like any other: only a request that needs it
+//! stops the store.
 
-use super::{StoreError, files::Snapshots, key, row::Row, serving::Serving};
+use super::{RowKey, StoreError, files::Snapshots, key, row::Row, serving::Serving};
 use bytes::Bytes;
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,6 +17,63 @@ const SLICE_BYTES: u64 = 256 << 10;
 const SLICE_ROWS_MAX: usize = 4096;
 /// Damaged rows of one round that the log tells of; further ones are only counted.
 const LOGGED_MAX: u64 = 100;
+/// Damaged rows that wait to be repaired; further ones are found again by the next round.
+const WAITING_MAX: usize = 4096;
+
+/// The damaged rows that the scrubber knows of.
+#[derive(Default)]
+pub(super) struct Findings(Mutex<Found>);
+
+#[derive(Default)]
+struct Found {
+    /// Found in the last round, or in this one if that is more, and not repaired since.
+    damaged: u64,
+    /// Found, and repaired, in this round.
+    in_round: u64,
+    repaired: u64,
+    waiting: Vec<RowKey>,
+}
+
+impl Findings {
+    /// How many there are.
+    pub(super) fn damaged(&self) -> u64 {
+        self.lock().damaged
+    }
+
+    /// Those found since this was asked last.
+    pub(super) fn take(&self) -> Vec<RowKey> {
+        std::mem::take(&mut self.lock().waiting)
+    }
+
+    /// One of them can be read again.
+    pub(super) fn repaired(&self) {
+        let mut found = self.lock();
+        found.repaired += 1;
+        found.damaged = found.damaged.saturating_sub(1);
+    }
+
+    /// One more has been found; gives how many that are in this round. Without a place it is only counted.
+    fn add(&self, at: Option<RowKey>) -> u64 {
+        let mut found = self.lock();
+        found.in_round += 1;
+        found.damaged = found.damaged.max(found.in_round.saturating_sub(found.repaired));
+        if found.waiting.len() < WAITING_MAX {
+            found.waiting.extend(at);
+        }
+        found.in_round
+    }
+
+    /// What the rounds before have found may have been repaired since.
+    fn round_ends(&self) {
+        let mut found = self.lock();
+        found.damaged = found.in_round.saturating_sub(found.repaired);
+        (found.in_round, found.repaired) = (0, 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How far a round has got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +89,7 @@ pub(super) struct Scrubbed {
     rows: u64,
     bytes: u64,
     /// The keys of rows whose checksums do not match.
-    damaged: Vec<Bytes>,
+    pub(super) damaged: Vec<Bytes>,
     /// Where to go on; none at the end.
     next: Option<Place>,
 }
@@ -80,40 +138,32 @@ pub(super) async fn run(serving: Arc<Serving>) {
 }
 
 async fn round(serving: &Arc<Serving>, bytes_per_s: u64) -> Result<(), StoreError> {
-    let counts = &serving.counts;
-    let (mut place, mut damaged) = (Some(Place::default()), 0_u64);
+    let (counts, findings) = (&serving.counts, &serving.findings);
+    let mut place = Some(Place::default());
     while let Some(at) = place.take() {
         let file = at.file;
         let Scrubbed { rows, bytes, damaged: found, next } = match serving.scrub(at).await {
             Ok(scrubbed) => scrubbed,
             Err(StoreError::Damaged(detail)) => {
                 tracing::error!(file, %detail, "a file of rows can't be read on");
-                damaged += 1;
-                counts.damaged_rows.fetch_max(damaged, Relaxed);
+                findings.add(None);
                 place = Some(Place { file: file + 1, after: None });
                 continue;
             }
             Err(error) => return Err(error),
         };
         for key in found {
-            damaged += 1;
-            if damaged <= LOGGED_MAX {
-                let at = key::decode(&key);
-                tracing::error!(
-                    file,
-                    ?at,
-                    "a row is damaged on disk; a read of it repairs it from its replicas"
-                );
+            let at = key::decode(&key);
+            if findings.add(at.clone()) <= LOGGED_MAX {
+                tracing::error!(file, ?at, "a row is damaged on disk; its other owners are asked for it");
             }
         }
         counts.scrubbed_rows.fetch_add(rows, Relaxed);
         counts.scrubbed_bytes.fetch_add(bytes, Relaxed);
-        counts.damaged_rows.fetch_max(damaged, Relaxed);
         serving.env.sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64)).await;
         place = next;
     }
-    // What the rounds before have found may have been repaired since.
-    counts.damaged_rows.store(damaged, Relaxed);
+    findings.round_ends();
     counts.scrub_rounds.fetch_add(1, Relaxed);
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::{
     files::Snapshots,
     readers::Readers,
     redb_file::Written,
-    scrub::{Place, Scrubbed},
+    scrub::{Findings, Place, Scrubbed},
     space::Space,
     view::{Figures, View},
 };
@@ -15,7 +15,7 @@ use std::{
     fmt,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -30,13 +30,23 @@ pub(super) struct Serving {
     pub(super) space: Space,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) counts: Counts,
+    pub(super) findings: Findings,
     readers: Arc<Readers>,
     /// To the files of rows.
     pub(super) written: Written,
+    /// What has been read that shows damage, for a store that can do without the file: see [`Serving::take_damage`].
+    damage: Option<Mutex<Option<Damage>>>,
     /// One for each task of the store: there is something to do, or the store is to end.
     wakes: Vec<Arc<Notify>>,
     /// The files are closed.
     closed: watch::Sender<bool>,
+}
+
+/// Damage that a read has met.
+pub(super) struct Damage {
+    pub(super) error: StoreError,
+    /// Somebody needs what could not be read.
+    pub(super) is_needed: bool,
 }
 
 #[derive(Default)]
@@ -51,7 +61,6 @@ pub(super) struct Counts {
     pub(super) scrub_rounds: AtomicU64,
     pub(super) scrubbed_rows: AtomicU64,
     pub(super) scrubbed_bytes: AtomicU64,
-    pub(super) damaged_rows: AtomicU64,
 }
 
 impl fmt::Debug for Serving {
@@ -67,6 +76,7 @@ impl Serving {
         config: StoreConfig,
         (snapshots, written): (Snapshots, Written),
         wakes: Vec<Arc<Notify>>,
+        mends: bool,
     ) -> Arc<Self> {
         let view = Arc::new(View::new(snapshots, config.cache_bytes));
         Arc::new(Self {
@@ -78,6 +88,8 @@ impl Serving {
             progress: watch::Sender::new(Progress::default()),
             counts: Counts::default(),
             written,
+            findings: Findings::default(),
+            damage: mends.then(Mutex::default),
             wakes,
             closed: watch::Sender::new(false),
         })
@@ -138,21 +150,44 @@ impl Serving {
         )
     }
 
-    /// Tries the checksums of some rows. Damage is for the scrubber to tell, and stops nothing.
+    /// Tries the checksums of some rows. Damage is for the scrubber to tell, and stops nothing; a file that the store can
+    /// do without is replaced.
     pub(super) async fn scrub(&self, place: Place) -> Result<Scrubbed, StoreError> {
         let scrubbed = Arc::clone(&self.readers).run(move |view| view.scrub(place)).await;
         match scrubbed {
             Err(StoreError::Io(error)) => self.judge(Err(StoreError::Io(error))),
+            Err(error @ StoreError::Damaged(_)) => {
+                self.report(&error, false);
+                Err(error)
+            }
             other => other,
         }
     }
 
-    /// An error of a read stops the store like one of a write: what else the disk has lost is not known.
+    /// An error of a read stops the store like one of a write: what else the disk has lost is not known. Damage is
+    /// that of a file, and for the store's own task to deal with, if it can.
     fn judge<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(error @ (StoreError::Io(_) | StoreError::Damaged(_))) = &result {
-            self.fail(error.clone());
+        match (&result, &self.damage) {
+            (Err(error @ StoreError::Damaged(_)), Some(_)) => self.report(error, true),
+            (Err(error @ (StoreError::Io(_) | StoreError::Damaged(_))), _) => self.fail(error.clone()),
+            _ => {}
         }
         result
+    }
+
+    /// Has the store's task look at damage, if it can do something about it.
+    fn report(&self, error: &StoreError, is_needed: bool) {
+        let Some(damage) = &self.damage else { return };
+        let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_needed = is_needed || damage.as_ref().is_some_and(|before| before.is_needed);
+        *damage = Some(Damage { error: error.clone(), is_needed });
+        drop(damage);
+        self.wake_all();
+    }
+
+    /// Damage that reads have met since this was asked last.
+    pub(super) fn take_damage(&self) -> Option<Damage> {
+        self.damage.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes no more batches; what has been applied becomes durable.
@@ -206,7 +241,8 @@ impl Serving {
             scrub_rounds: self.counts.scrub_rounds.load(Relaxed),
             scrubbed_rows: self.counts.scrubbed_rows.load(Relaxed),
             scrubbed_bytes: self.counts.scrubbed_bytes.load(Relaxed),
-            damaged_rows: self.counts.damaged_rows.load(Relaxed),
+            damaged_rows: self.findings.damaged(),
+            gap_ppm: 0,
             opening: Duration::ZERO,
             recovered_batches: 0,
         }

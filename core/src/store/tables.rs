@@ -19,7 +19,7 @@ use redb::{
 use std::{
     io::{
         self,
-        ErrorKind::{InvalidData, UnexpectedEof},
+        ErrorKind::{InvalidData, UnexpectedEof, Unsupported},
     },
     ops::{Bound, Deref, DerefMut},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -50,6 +50,21 @@ pub(super) struct Tables {
     live_bytes: Arc<AtomicI64>,
     /// Whether they have been counted.
     is_counted: AtomicBool,
+    flaw: Arc<Flaw>,
+}
+
+/// Whether a file has turned out to be damaged.
+#[derive(Default)]
+struct Flaw(AtomicBool);
+
+impl Flaw {
+    /// Passes a result on, and remembers what it tells of the file.
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(result, Err(StoreError::Damaged(_))) {
+            self.0.store(true, Relaxed);
+        }
+        result
+    }
 }
 
 /// The rows as of one commit. Holding it keeps that commit's pages from reuse.
@@ -65,19 +80,44 @@ impl Tables {
         filter_bytes: usize,
         written: &Written,
     ) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Io { path: path.to_owned(), source };
-        let damaged = |error| OpenError::from_store(path, error);
+        if let Some(found) = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, written)? {
+            return Ok(found);
+        }
+        Self::make(disk, path, &[], written)?;
+        let made = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, written)?;
+        made.ok_or_else(|| OpenError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
+    }
+
+    /// Opens the file, if it is there. Blocks.
+    pub(super) fn open_existing(
+        disk: &dyn Disk,
+        path: &Path,
+        page_cache_bytes: usize,
+        filter_bytes: usize,
+        written: &Written,
+    ) -> Result<Option<Self>, OpenError> {
         let file = match disk.open(path, false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let new = make(disk, path).map_err(failed)?;
-                guarded(|| Self::format(&new, written)).map_err(damaged)?;
-                publish(disk, path).map_err(failed)?;
-                disk.open(path, false)
-            }
-            opened => opened,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|source| OpenError::Io { path: path.to_owned(), source })?,
         };
-        let file = file.map_err(failed)?;
-        guarded(|| Self::open_file(file, page_cache_bytes, filter_bytes, written)).map_err(damaged)
+        let opened = guarded(|| Self::open_file(file, page_cache_bytes, written)).and_then(|tables| {
+            tables.check_layout()?;
+            if filter_bytes == 0 { Ok(tables) } else { guarded(|| tables.with_filter(filter_bytes)) }
+        });
+        opened.map(Some).map_err(|error| OpenError::from_store(path, error))
+    }
+
+    /// Makes the file, with these numbers beside its rows from the beginning. Blocks.
+    pub(super) fn make(
+        disk: &dyn Disk,
+        path: &Path,
+        marks: &[(&str, u128)],
+        written: &Written,
+    ) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        let new = make(disk, path).map_err(failed)?;
+        guarded(|| Self::format(&new, marks, written)).map_err(|error| OpenError::from_store(path, error))?;
+        publish(disk, path).map_err(failed)
     }
 
     /// Opens a file to look at it. Blocks.
@@ -97,11 +137,13 @@ impl Tables {
         guarded(|| Ok(self.database.check_integrity()?))
     }
 
-    fn format(file: &Arc<dyn File>, written: &Written) -> Result<(), redb::Error> {
+    fn format(file: &Arc<dyn File>, marks: &[(&str, u128)], written: &Written) -> Result<(), redb::Error> {
         let tables = Self::with_cache(Arc::clone(file), 0, written)?;
         let transaction = tables.transaction()?;
         transaction.open_table(ROWS)?;
-        transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
+        for (name, mark) in marks.iter().chain(&[(FORMAT_KEY, FORMAT)]) {
+            transaction.open_table(META)?.insert(name, mark)?;
+        }
         transaction.commit()?;
         drop(tables);
         Ok(file.sync()?)
@@ -110,21 +152,23 @@ impl Tables {
     fn open_file(
         file: Arc<dyn File>,
         page_cache_bytes: usize,
-        filter_bytes: usize,
         written: &Written,
     ) -> Result<Self, redb::Error> {
         // redb would make a new database of it.
         if file.len()? == 0 {
             return Err(redb::Error::Corrupted("it is empty".to_owned()));
         }
-        let tables = Self::with_cache(file, page_cache_bytes, written)?;
-        match tables.meta(FORMAT_KEY)? {
-            Some(FORMAT) if filter_bytes == 0 => Ok(tables),
-            Some(FORMAT) => tables.with_filter(filter_bytes),
-            Some(other) => Err(redb::Error::Corrupted(format!(
+        Self::with_cache(file, page_cache_bytes, written)
+    }
+
+    /// What another release wrote is not damaged: it must not be set aside.
+    fn check_layout(&self) -> Result<(), StoreError> {
+        match self.mark(FORMAT_KEY)? {
+            Some(FORMAT) => Ok(()),
+            Some(other) => Err(unreadable(format!(
                 "its layout is {other}, and this release knows {FORMAT} only: run the release that wrote it"
             ))),
-            None => Err(redb::Error::Corrupted("it is no store of Rondel".to_owned())),
+            None => Err(StoreError::Damaged("it is no store of Rondel".to_owned())),
         }
     }
 
@@ -141,7 +185,8 @@ impl Tables {
 
     fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
         let database = Closing::new(database);
-        Self { database, file, filter: None, live_bytes: Arc::default(), is_counted: AtomicBool::new(false) }
+        let is_counted = AtomicBool::new(false);
+        Self { database, file, filter: None, live_bytes: Arc::default(), is_counted, flaw: Arc::default() }
     }
 
     fn with_filter(mut self, bytes: usize) -> Result<Self, redb::Error> {
@@ -172,13 +217,18 @@ impl Tables {
 
     /// Begins a transaction; there can be one at a time.
     pub(super) fn begin(&self) -> Result<Transaction, StoreError> {
-        let redb = guarded(|| self.transaction())?;
+        let redb = self.noted(guarded(|| self.transaction()))?;
         Ok(self.begun(redb))
     }
 
     fn begun(&self, redb: redb::WriteTransaction) -> Transaction {
         let redb = Closing::new(redb);
-        Transaction { redb, filter: self.filter.clone(), live_bytes: Arc::clone(&self.live_bytes) }
+        Transaction {
+            redb,
+            filter: self.filter.clone(),
+            live_bytes: Arc::clone(&self.live_bytes),
+            flaw: Arc::clone(&self.flaw),
+        }
     }
 
     /// Begins a part of a transaction that is too large for redb to hold in memory: it is durable once the next
@@ -186,22 +236,32 @@ impl Tables {
     ///
     /// redb writes a page that it has no room for, and once more when its transaction ends.
     pub(super) fn begin_part(&self) -> Result<Transaction, StoreError> {
-        let redb = guarded(|| {
+        let redb = self.noted(guarded(|| {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::None)?;
             Ok(transaction)
-        })?;
+        }))?;
         Ok(self.begun(redb))
     }
 
     /// A number kept beside the rows.
     pub(super) fn mark(&self, name: &str) -> Result<Option<u128>, StoreError> {
-        guarded(|| self.meta(name))
+        self.noted(guarded(|| self.meta(name)))
     }
 
     /// The rows as of the last commit.
     pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        guarded(|| self.snapshot_table())
+        self.noted(guarded(|| self.snapshot_table()))
+    }
+
+    /// Passes on what was read from a snapshot of the file, and remembers if it shows damage.
+    pub(super) fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.flaw.noted(result)
+    }
+
+    /// Whether anything has shown that the file is damaged.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.flaw.0.load(Relaxed)
     }
 
     /// What knows which rows the file does not have.
@@ -217,11 +277,11 @@ impl Tables {
     ) -> Result<Option<Bytes>, StoreError> {
         let Some(filter) = &self.filter else { return Ok(None) };
         let snapshot = self.snapshot()?;
-        let mut rows =
-            Rows::new(&snapshot, after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)?;
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = self.noted(Rows::new(&snapshot, lower, Bound::Unbounded))?;
         let mut last = None;
         for _ in 0..rows_max {
-            let Some((key, value)) = rows.next()? else { return Ok(None) };
+            let Some((key, value)) = self.noted(rows.next())? else { return Ok(None) };
             filter.add(&key);
             if !self.is_counted.load(Relaxed) {
                 self.live_bytes.fetch_add(row_bytes(&key, value.len()), Relaxed);
@@ -247,7 +307,7 @@ impl Tables {
     /// Gives the filter up, to be made anew, if it is dense with keys of rows that are gone. Blocks.
     pub(super) fn review_filter(&self) -> Result<(), StoreError> {
         let Some(filter) = &self.filter else { return Ok(()) };
-        let rows = guarded(|| Ok(self.snapshot_table()?.len()?))?;
+        let rows = self.noted(guarded(|| Ok(self.snapshot_table()?.len()?)))?;
         filter.give_up_if_stale(rows);
         Ok(())
     }
@@ -260,14 +320,14 @@ impl Tables {
 
     /// Takes over what the other file keeps beside its rows, once all of these are here, too. Blocks.
     pub(super) fn take_marks(&self, other: &Self) -> Result<(), StoreError> {
-        let marks = guarded(|| {
+        let marks = other.noted(guarded(|| {
             let mut marks = Vec::new();
             for mark in other.database.begin_read()?.open_table(META)?.iter()? {
                 let (name, value) = mark?;
                 marks.push((name.value().to_owned(), value.value()));
             }
             Ok(marks)
-        })?;
+        }))?;
         let transaction = self.begin()?;
         for (name, value) in marks {
             match name.as_str() {
@@ -333,6 +393,7 @@ pub(super) struct Transaction {
     redb: Closing<redb::WriteTransaction>,
     filter: Option<Arc<KeptFilter>>,
     live_bytes: Arc<AtomicI64>,
+    flaw: Arc<Flaw>,
 }
 
 impl Transaction {
@@ -340,7 +401,7 @@ impl Transaction {
         &self,
         changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
     ) -> Result<(), StoreError> {
-        guarded(|| {
+        self.flaw.noted(guarded(|| {
             let mut rows = self.redb.open_table(ROWS)?;
             let mut growth = 0;
             for (key, value) in changes {
@@ -358,7 +419,7 @@ impl Transaction {
             }
             self.live_bytes.fetch_add(growth, Relaxed);
             Ok(())
-        })
+        }))
     }
 
     /// Everything up to this batch is in the file from this transaction on; so is what the filter knows of it.
@@ -367,7 +428,7 @@ impl Transaction {
         let (Some(filter), Ok(applied)) = (&self.filter, u64::try_from(applied)) else { return Ok(()) };
         let live_bytes = u64::try_from(self.live_bytes.load(Relaxed)).unwrap_or(0);
         self.mark(LIVE_MARK, u128::from(applied) << 64 | u128::from(live_bytes))?;
-        match guarded(|| filter.keep(&self.redb, applied))? {
+        match self.flaw.noted(guarded(|| filter.keep(&self.redb, applied)))? {
             Some(mark) => self.mark(KeptFilter::MARK, mark),
             None => Ok(()),
         }
@@ -382,15 +443,16 @@ impl Transaction {
 
     /// Sets a number kept beside the rows.
     pub(super) fn mark(&self, name: &str, value: u128) -> Result<(), StoreError> {
-        guarded(|| {
+        self.flaw.noted(guarded(|| {
             self.redb.open_table(META)?.insert(name, value)?;
             Ok(())
-        })
+        }))
     }
 
     /// Makes the changes durable. Blocks.
     pub(super) fn commit(self) -> Result<(), StoreError> {
-        guarded(|| Ok(self.redb.into_inner().commit()?))
+        let Self { redb, flaw, .. } = self;
+        flaw.noted(guarded(|| Ok(redb.into_inner().commit()?)))
     }
 }
 
@@ -496,10 +558,16 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreE
             }
             redb::Error::Io(error) => StoreError::Io(Arc::new(error)),
             redb::Error::PreviousIo => StoreError::Stopped,
+            error @ redb::Error::UpgradeRequired(_) => unreadable(error.to_string()),
             other => StoreError::Damaged(other.to_string()),
         }),
         Err(panic) => Err(StoreError::Damaged(panic_text(panic.as_ref()))),
     }
+}
+
+/// What this release can't read, though nothing is wrong with it.
+fn unreadable(why: String) -> StoreError {
+    StoreError::Io(Arc::new(io::Error::new(Unsupported, why)))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -197,7 +197,13 @@ impl View {
     /// Tries the checksums of some rows of the tables. Blocks.
     pub(super) fn scrub(&self, place: Place) -> Result<Scrubbed, StoreError> {
         let tables = self.read_state().tables.clone().ok_or(StoreError::Closed)?;
-        scrub::scrub(&tables, place)
+        let mut scrubbed = scrub::scrub(&tables, place)?;
+        if !scrubbed.damaged.is_empty() {
+            // What has been repaired gets into the tables with the next flush.
+            let state = self.read_state();
+            scrubbed.damaged.retain(|key| state.memtables(key).is_none());
+        }
+        Ok(scrubbed)
     }
 
     /// Reads from other files, which hold the same.

@@ -50,7 +50,7 @@ mod trace;
 
 pub use cluster::{DATA_DIR, Shape, TestCluster, Unsettled};
 pub use control::Control;
-pub use disk::{CrashMode, DiskImage, SimDisk};
+pub use disk::{CrashMode, DiskImage, SimDisk, Spoil};
 pub use laws::{check_entry_laws, check_state_laws};
 pub use net::{Link, Net, ip, node_of};
 pub use rows::{RowKind, StoredRow};

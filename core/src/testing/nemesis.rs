@@ -14,7 +14,7 @@ mod text;
 pub use draw::Draw;
 pub use text::BadSchedule;
 
-use super::CrashMode;
+use super::{CrashMode, Spoil};
 use std::{collections::BTreeSet, time::Duration};
 
 /// What befalls a cluster, in the order of time.
@@ -159,6 +159,15 @@ pub enum FaultKind {
         /// How many items.
         items: u32,
     },
+    /// A node is killed and loses one of the files that its rows are kept in.
+    LoseFile {
+        /// The node.
+        node: u32,
+        /// The number of the file; nothing happens if there is none.
+        file: u32,
+        /// How.
+        how: Spoil,
+    },
     /// A node loses its disk, and is started again on an empty one.
     Wipe {
         /// The node.
@@ -184,6 +193,7 @@ impl FaultKind {
             Self::WriteErrors { node, .. }
             | Self::Rot { node, .. }
             | Self::RotItems { node, .. }
+            | Self::LoseFile { node, .. }
             | Self::Wipe { node }
             | Self::RollBack { node }
             | Self::Copy { node } => Some(*node),
@@ -201,6 +211,7 @@ impl FaultKind {
             | Self::ReadErrors { node, .. }
             | Self::WriteErrors { node, .. }
             | Self::Rot { node, .. }
+            | Self::LoseFile { node, .. }
             | Self::Wipe { node }
             | Self::RollBack { node }
             | Self::Copy { node } => Some(*node),

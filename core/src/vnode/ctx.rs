@@ -10,7 +10,7 @@ use crate::{
     ring::Partition,
     store::{
         RowKey,
-        row::{Body, Row},
+        row::{Body, Row, RowTag},
     },
 };
 use bytes::Bytes;
@@ -84,6 +84,14 @@ impl Content {
         let Some(bytes) = bytes else { return Self::Absent };
         let row = if trusted { Row::decode_sound(bytes) } else { Row::decode(at, bytes) };
         row.map_or(Self::Unreadable, Self::Row)
+    }
+
+    /// What it is where the store may lack rows: an absent one is unknown, and a hole until a copy arrives.
+    pub(crate) fn where_rows_are_lacking(self) -> Self {
+        match self {
+            Self::Absent => Self::Row(Row { tag: RowTag::ITEM, n_val: 0, mine: None, body: Body::Hole }),
+            known => known,
+        }
     }
 }
 

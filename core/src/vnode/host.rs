@@ -36,8 +36,11 @@ pub(crate) mod core_message {
     pub(crate) const FETCH: u16 = 0xFF01;
     /// A slice of a scan. See `request::scan`.
     pub(crate) const SCAN: u16 = 0xFF02;
+    /// A slice of the items that an owner holds. See `handoff::refill::slice`.
+    pub(crate) const RANGE: u16 = 0xFF03;
 
-    pub(crate) const ALL: [(u16, &str); 3] = [(ABSORB, "absorb"), (FETCH, "fetch"), (SCAN, "scan")];
+    pub(crate) const ALL: [(u16, &str); 4] =
+        [(ABSORB, "absorb"), (FETCH, "fetch"), (SCAN, "scan"), (RANGE, "range")];
 }
 
 pub(crate) struct Host {
@@ -125,9 +128,17 @@ impl Host {
         let at = self.row(service, head.position, key);
         if let Op::Fetch { digest } = op {
             let service = &self.services[service];
-            if let Peek::Known(row) = self.context.store(service.storage).peek(&at) {
-                let content = Content::of(&at, row.as_ref(), true);
-                reply.send(fetch::answer(service, &at, &content, digest));
+            let store = self.context.store(service.storage);
+            let lacked = store.lacks(at.position);
+            if let Peek::Known(row) = store.peek(&at) {
+                let mut content = Content::of(&at, row.as_ref(), true);
+                // Its lane may be filling the gap at this very moment, or the store be losing the file.
+                let lacks = lacked || store.lacks(at.position);
+                let in_gap = lacks && !self.context.mutants.has(Mutant::GapAsEmpty);
+                if in_gap {
+                    content = content.where_rows_are_lacking();
+                }
+                reply.send(fetch::answer(service, &at, &content, digest, in_gap));
                 return;
             }
         }

@@ -56,6 +56,12 @@ pub(crate) struct LaneContext {
 }
 
 impl LaneContext {
+    /// Whether the store may lack rows there. What is written to a row passes its lane, so there it is enough to ask
+    /// after the row was looked up.
+    fn is_gap(&self, service: &Service, at: &RowKey) -> bool {
+        self.store(service.storage).lacks(at.position) && !self.mutants.has(Mutant::GapAsEmpty)
+    }
+
     pub(crate) fn store(&self, storage: Storage) -> &Arc<dyn Store> {
         match storage {
             Storage::Durable => &self.durable,
@@ -207,7 +213,11 @@ impl Lane {
             side.answer(job.reply, Ok(Bytes::copy_from_slice(&[u8::from(removed)])), false);
             return;
         }
-        let content = Content::of(&job.at, row.as_ref(), trusted);
+        let mut content = Content::of(&job.at, row.as_ref(), trusted);
+        let in_gap = context.is_gap(service, &job.at);
+        if in_gap {
+            content = content.where_rows_are_lacking();
+        }
         if matches!(content, Content::Unreadable) {
             context.metrics.unreadable_rows.increment(1);
             tracing::warn!(service = service.name, row = ?job.at, "a row can't be read; a replica will fill it");
@@ -229,7 +239,7 @@ impl Lane {
                     Content::Unreadable if context.mutants.has(Mutant::CorruptAsNotFound) => {
                         Ok(Bytes::from_static(&[0]))
                     }
-                    content => fetch::answer(service, &at, &content, digest),
+                    content => fetch::answer(service, &at, &content, digest, in_gap),
                 };
                 reply.send(outcome);
             }

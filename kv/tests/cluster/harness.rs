@@ -6,7 +6,7 @@ use rondel_core::{
     mutant::Mutants,
     node::{Builder, NodeConfig},
     proto::{Msg, id::RequestId},
-    store::row::Body,
+    store::{StoreConfig, row::Body},
     testing::{RowKind, Shape, Sim, TestCluster},
 };
 use rondel_kv::{
@@ -42,9 +42,23 @@ pub(crate) fn with_mutants<F: Future<Output = ()>>(
     mutants: Mutants,
     test: impl FnOnce(Nodes) -> F,
 ) {
+    with_stores(seed, nodes, mutants, |_| (), test);
+}
+
+/// As [`with_mutants`], with stores that are set up as the test wants them.
+pub(crate) fn with_stores<F: Future<Output = ()>>(
+    seed: u64,
+    nodes: u32,
+    mutants: Mutants,
+    set_up: impl Fn(&mut StoreConfig) + Send + Sync + 'static,
+    test: impl FnOnce(Nodes) -> F,
+) {
     let sim = Sim::new(seed);
     let application = move |builder: Builder| builder.service::<KvVnode>(VnodeConfig { mutants });
-    let configure = move |_, config: &mut NodeConfig| config.mutants = mutants;
+    let configure = move |_, config: &mut NodeConfig| {
+        config.mutants = mutants;
+        set_up(&mut config.store);
+    };
     let cluster = TestCluster::with_config(&sim, Shape::of(nodes), application, configure);
     sim.run_until(async {
         cluster.form().await;

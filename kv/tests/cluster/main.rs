@@ -4,6 +4,7 @@
 
 mod causality;
 mod harness;
+mod lost_files;
 mod schedules;
 mod single;
 mod three;

@@ -33,6 +33,8 @@ pub struct Facts {
     pub hints: Vec<(NodeId, u64)>,
     /// It would rather not coordinate updates while another owner can.
     pub reluctant: bool,
+    /// The share of all positions at which its store has lost rows that have not come back yet, in millionths.
+    pub lacking_ppm: u32,
     /// Why it has withdrawn from service, for people; empty while it has not.
     pub withdrawn: String,
 }

@@ -75,7 +75,7 @@ pub struct LogSummary {
 pub(super) struct Log {
     needed: Vec<InspectedSegment>,
     spare: Vec<InspectedSegment>,
-    /// Which segments should be there, and the batch that comes next, if the store's first file says so.
+    /// Which segments should be there, and the batch that comes next, if the store's files say so.
     expected: Option<(Needed, u64)>,
 }
 
@@ -190,7 +190,7 @@ fn missing(text: String) -> FileReport {
     report
 }
 
-/// What the store's first file says of the log.
+/// What the store's files say of the log.
 struct Marks {
     log: u128,
     needed: Needed,
@@ -199,20 +199,24 @@ struct Marks {
 }
 
 impl Marks {
-    /// None if the file can't be read, or says nothing.
+    /// None if no file says anything. One that can't be read is reported where its rows are.
     fn read(disk: &dyn Disk, store: &Path) -> Result<Option<Self>, StoreError> {
-        let Ok(file) = disk.open(&store.join("rows-000.redb"), false) else { return Ok(None) };
-        let untouched = Untouched::new(file).map_err(io_error)?;
-        let read = || {
-            let tables = Tables::inspect(untouched)?;
-            let (log, first) = (tables.mark(LOG_MARK)?, tables.mark(FIRST_MARK)?);
-            let applied = tables.mark(APPLIED_MARK)?.unwrap_or(0);
-            Ok::<_, StoreError>(log.zip(first).map(|(log, first)| (log, first, applied)))
-        };
-        // One that is damaged is reported where its rows are.
-        let marks = read().ok().flatten();
-        Ok(marks.and_then(|(log, first, applied)| {
-            Some(Self { log, needed: Needed::of_mark(first).ok()?, next: u64::try_from(applied).ok()? + 1 })
+        let mut files = Vec::new();
+        for path in disk.list(store).map_err(io_error)? {
+            if path.extension().is_some_and(|end| end == "redb")
+                && let Ok(file) = disk.open(&path, false)
+            {
+                files.extend(Tables::inspect(Untouched::new(file).map_err(io_error)?));
+            }
+        }
+        let marks = |name| files.iter().filter_map(move |file| file.mark(name).ok().flatten());
+        let needed = Needed::oldest(marks(FIRST_MARK).collect()).ok().flatten();
+        // A file that has just taken the place of another one says nothing of this.
+        let applied = marks(APPLIED_MARK).min().and_then(|applied| u64::try_from(applied).ok());
+        Ok(marks(LOG_MARK).next().zip(needed).map(|(log, needed)| Self {
+            log,
+            needed,
+            next: applied.unwrap_or(0) + 1,
         }))
     }
 }

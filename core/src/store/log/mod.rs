@@ -29,7 +29,8 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes of log that an opening may have to read, from which on no new client write is welcome. Default 512 MiB.
     pub log_bytes_max: u64,
-    /// In how many files, by position, the rows are kept; a power of two, fixed when the store is made. Default 1.
+    /// In how many files, by position, the rows are kept; a power of two, fixed when the store is made: one
+    /// that is damaged is replaced and filled again by itself. Default 16.
     pub store_files: u32,
     /// Bytes of rows moved into the tables at a time. Default 1 MiB.
     pub flush_slice_bytes: u64,
@@ -46,7 +47,7 @@ impl Default for LogConfig {
         Self {
             segment_bytes: 32 << 20,
             log_bytes_max: 512 << 20,
-            store_files: 1,
+            store_files: 16,
             flush_slice_bytes: 1 << 20,
             compact_file_bytes_min: 64 << 20,
             #[cfg(feature = "testing")]

@@ -1,4 +1,4 @@
-//! Which segments an opening has to read: what the store's first file says of the log.
+//! Which segments an opening has to read: what the store's files say of the log.
 
 use crate::store::StoreError;
 
@@ -71,6 +71,13 @@ impl Needed {
         opening(self.newest())
     }
 
+    /// The oldest of those that store files name: one of them may have been brought up to date, and others not yet.
+    pub(in crate::store) fn oldest(marks: Vec<u128>) -> Result<Option<Self>, StoreError> {
+        let all = marks.into_iter().map(Self::of_mark).collect::<Result<Vec<_>, _>>()?;
+        // An opening that joins its segments to those before them has begun its own.
+        Ok(all.into_iter().min_by_key(|needed| (needed.first, !needed.is_joined())))
+    }
+
     pub(super) fn mark(self) -> u128 {
         let upper = self.joint.map_or(0, |joint| (joint.last << 32) | opening(joint.next));
         u128::from(upper) << 64 | u128::from(self.first)
@@ -113,6 +120,15 @@ mod tests {
         for mark in [4_u128 << 96 | joined().mark() & u128::from(u64::MAX), joined().mark() - (4 << 64)] {
             assert!(Needed::of_mark(mark).is_err(), "{mark:x}");
         }
+    }
+
+    #[test]
+    fn the_oldest_counts_and_of_these_the_one_that_goes_on_farther() {
+        let of = |all: &[Needed]| Needed::oldest(all.iter().map(|needed| needed.mark()).collect()).unwrap();
+        let (before, after) = (Needed::from(joined().first()), Needed::from(4 << 32));
+        assert_eq!(of(&[after, before, joined()]), Some(joined()));
+        assert_eq!(of(&[joined().without_before((3 << 32) | 6), before]), Some(before));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

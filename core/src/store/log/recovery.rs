@@ -26,6 +26,7 @@ use crate::{
     store::{
         Lsn, StoreConfig, StoreError,
         files::StoreFiles,
+        gaps::GAPS_MARK,
         memtable::{Change, Memtable},
         tables::{APPLIED_MARK, Tables, make_directory},
     },
@@ -33,12 +34,32 @@ use crate::{
 use bytes::Bytes;
 use std::{io, iter::successors, path::Path, sync::Arc};
 
-/// Which segments are needed; in the first store file.
+/// Which segments are needed. In every store file, as they can be lost: what names the oldest counts, since each brings
+/// itself up to date before it names newer ones.
 pub(in crate::store) const FIRST_MARK: &str = "log first";
+/// Which log it is; in every store file.
 pub(in crate::store) const LOG_MARK: &str = "log";
-/// A loss is known at every opening from then on; in the first store file.
+/// A loss is known at every opening from then on; in every store file.
 const LOST_FROM_MARK: &str = "lost from";
 const LOST_DURABLE_MARK: &str = "lost durable";
+
+/// What a store file keeps of the log that replaces another, where these are left.
+pub(in crate::store) fn marks_of<'a>(
+    files: impl Iterator<Item = &'a Tables> + Clone,
+) -> Result<Vec<(&'static str, u128)>, StoreError> {
+    let kept = |name| {
+        let marks = files.clone().map(move |file| file.mark(name));
+        marks.filter_map(Result::transpose).collect::<Result<Vec<u128>, _>>()
+    };
+    let needed = Needed::oldest(kept(FIRST_MARK)?)?;
+    let marks = [
+        (LOG_MARK, kept(LOG_MARK)?.first().copied()),
+        (FIRST_MARK, needed.map(Needed::mark)),
+        (LOST_FROM_MARK, kept(LOST_FROM_MARK)?.into_iter().min()),
+        (LOST_DURABLE_MARK, kept(LOST_DURABLE_MARK)?.into_iter().max()),
+    ];
+    Ok(marks.into_iter().filter_map(|(name, mark)| Some((name, mark?))).collect())
+}
 
 /// What an opening found in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,17 +111,20 @@ pub(in crate::store) fn recover(
     new_log: u128,
 ) -> Result<Recovered, StoreError> {
     make_directory(&*disk, directory).map_err(io_error)?;
-    let log = files.first().mark(LOG_MARK)?.unwrap_or(new_log);
-    let needed = files.first().mark(FIRST_MARK)?.map(Needed::of_mark).transpose()?;
-    let applied = files.all().iter().map(|file| applied(file)).collect::<Result<Vec<_>, _>>()?;
+    let log = files.marks(LOG_MARK)?.first().copied().unwrap_or(new_log);
+    let needed = Needed::oldest(files.marks(FIRST_MARK)?)?;
     let opening = needed.map_or(0, Needed::newest_opening) + 1;
     let segments = Segments::find(disk, directory, config.log.segment_bytes, log, opening << 32);
-    let mut opening = Opening { files, applied: &applied, log, segments: segments.map_err(io_error)? };
+    let segments = segments.map_err(io_error)?;
+    let chain = needed.map_or(Ok(Vec::new()), |needed| chain(&segments, log, needed))?;
 
+    // A file that has just been made takes all that the log has.
+    let oldest = chain.first().map_or(1, |(header, _)| header.first);
+    let applied = files.all().iter().map(|file| applied(file, oldest)).collect::<Result<Vec<_>, _>>()?;
+    let mut opening = Opening { files, applied: &applied, log, segments };
     let mut found = Found::new(files, &applied, config);
     let mut aside = Vec::new();
     if let Some(needed) = needed {
-        let chain = chain(&opening.segments, log, needed)?;
         aside = opening.segments.set_aside(|file| chain.iter().any(|(_, other)| other.is(file)));
         found.read(needed, &chain)?;
         // The store files take it one by one: what some of them have must not be gone from the log.
@@ -114,7 +138,7 @@ pub(in crate::store) fn recover(
         Some(needed) => opening.leave(found.rows, needed, &found.read, last, &config.log)?,
         None => (Memtable::default(), opening.settle(&mut found, aside, last)?),
     };
-    let loss = known_loss(files.first())?;
+    let loss = known_loss(files)?;
     if let Some(loss) = loss {
         tracing::error!(
             from = loss.from,
@@ -153,9 +177,12 @@ impl Opening<'_> {
             needed = Needed::from(tail.header.number);
         }
         if !config.breaks(Mutant::ForgottenJoint) {
-            let transaction = self.files.first().begin()?;
-            transaction.mark(FIRST_MARK, needed.mark())?;
-            transaction.commit()?;
+            for file in self.files.all() {
+                let transaction = file.begin()?;
+                transaction.mark(LOG_MARK, self.log)?;
+                transaction.mark(FIRST_MARK, needed.mark())?;
+                transaction.commit()?;
+            }
         }
         Ok((rows, tail))
     }
@@ -173,20 +200,18 @@ impl Opening<'_> {
             None => self.begin(last + 1)?,
         };
         found.move_rows()?;
+        let loss = found.loss_to_keep(known_loss(self.files)?);
+        // With the last of them the opening is done: before it the old segments are needed, after it the new one.
         for (number, file) in self.files.all().iter().enumerate().rev() {
-            if number > 0 && self.applied[number] == last {
-                continue;
-            }
             let transaction = file.begin()?;
-            transaction.mark_applied(u128::from(last))?;
-            if number == 0 {
-                // The last step of the opening: before it the old segments are needed, after it the new one.
-                transaction.mark(LOG_MARK, self.log)?;
-                transaction.mark(FIRST_MARK, Needed::from(tail.header.number).mark())?;
-                if let Some(loss) = found.loss_to_keep(known_loss(file)?) {
-                    transaction.mark(LOST_FROM_MARK, u128::from(loss.from))?;
-                    transaction.mark(LOST_DURABLE_MARK, u128::from(loss.durable))?;
-                }
+            if self.applied[number] != last || file.mark(APPLIED_MARK)?.is_none() {
+                transaction.mark_applied(u128::from(last))?;
+            }
+            transaction.mark(LOG_MARK, self.log)?;
+            transaction.mark(FIRST_MARK, Needed::from(tail.header.number).mark())?;
+            if let Some(loss) = loss {
+                transaction.mark(LOST_FROM_MARK, u128::from(loss.from))?;
+                transaction.mark(LOST_DURABLE_MARK, u128::from(loss.durable))?;
             }
             transaction.commit()?;
         }
@@ -382,14 +407,19 @@ impl<'a> Found<'a> {
 }
 
 /// What an earlier opening found to be gone.
-fn known_loss(first: &Tables) -> Result<Option<Loss>, StoreError> {
-    let Some(from) = first.mark(LOST_FROM_MARK)? else { return Ok(None) };
-    let durable = first.mark(LOST_DURABLE_MARK)?.unwrap_or(0);
+fn known_loss(files: &StoreFiles) -> Result<Option<Loss>, StoreError> {
+    let Some(from) = files.marks(LOST_FROM_MARK)?.into_iter().min() else { return Ok(None) };
+    let durable = files.marks(LOST_DURABLE_MARK)?.into_iter().max().unwrap_or(0);
     Ok(Some(Loss { from: as_u64(from)?, durable: as_u64(durable)? }))
 }
 
-fn applied(file: &Tables) -> Result<u64, StoreError> {
-    file.mark(APPLIED_MARK)?.map_or(Ok(0), as_u64)
+/// The batch up to which a file has everything that it can have, where the log begins with batch `oldest`.
+fn applied(file: &Tables, oldest: u64) -> Result<u64, StoreError> {
+    match file.mark(APPLIED_MARK)? {
+        Some(applied) => as_u64(applied),
+        None if file.mark(GAPS_MARK)?.is_some() => Ok(oldest.saturating_sub(1)),
+        None => Ok(0),
+    }
 }
 
 pub(super) fn seed(header: &Header, config: &LogConfig) -> Seed {

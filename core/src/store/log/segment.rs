@@ -158,7 +158,7 @@ pub(in crate::store) struct Segments {
     next_file: u32,
     live: VecDeque<Live>,
     free: Vec<SegmentFile>,
-    /// What the store's first file says.
+    /// What the store's files say.
     needed: Needed,
 }
 
@@ -240,12 +240,12 @@ impl Segments {
         self.live.push_back(Live { number, first, bytes: read.at - RECORDS_AT, file: read.file.clone() });
     }
 
-    /// Notes what the store's first file says.
+    /// Notes what the store's files say.
     pub(super) fn set_needed(&mut self, needed: Needed) {
         self.needed = needed;
     }
 
-    /// What the store's first file is to say once the segments before `first_needed` are not needed any more.
+    /// What the store's files are to say once the segments before `first_needed` are not needed any more.
     pub(in crate::store) fn mark_from(&self, first_needed: u64) -> u128 {
         self.needed.without_before(first_needed).mark()
     }

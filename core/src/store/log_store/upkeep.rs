@@ -1,4 +1,5 @@
-//! What the flush task does while no flush is due: it fills filters, and compacts files that are mostly free.
+//! What the flush task does while no flush is due: it notes gaps that are filled, fills filters, and compacts files that
+//! are mostly free.
 
 use super::Log;
 use crate::store::{
@@ -25,6 +26,15 @@ pub(super) struct Upkeep {
     floors: Vec<u64>,
 }
 
+impl Upkeep {
+    /// A file is gone; gives what has been begun with it. What there is of its successor is removed before there can be
+    /// another.
+    pub(super) fn forget(&mut self, number: usize) -> impl Send + use<> {
+        self.floors.clear();
+        (self.filling.take(), self.compaction.take_if(|compaction| compaction.number == number))
+    }
+}
+
 impl Log {
     /// One step; whether there was something to do. An error is one of the store's own files.
     pub(super) async fn keep_up(
@@ -32,7 +42,9 @@ impl Log {
         files: &mut Arc<StoreFiles>,
         upkeep: &mut Upkeep,
     ) -> Result<bool, StoreError> {
-        Ok(self.fill_filter(files, &mut upkeep.filling).await? || self.compact(files, upkeep).await?)
+        Ok(self.note_filled(files).await?
+            || self.fill_filter(files, &mut upkeep.filling).await?
+            || self.compact(files, upkeep).await?)
     }
 
     /// Adds some keys to a filter that is not complete, while no flush is due; whether there was something to do.

@@ -47,6 +47,22 @@ impl CrashMode {
         [Self::LoseAll, Self::KeepAll, Self::KeepSome, Self::Sectors, Self::TornSectors];
 }
 
+/// What can become of a file as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Spoil {
+    /// It is half as long.
+    Cut,
+    /// Everything in it is noise.
+    Garble,
+    /// It is gone. Who has it open goes on with it.
+    Remove,
+}
+
+impl Spoil {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cut, Self::Garble, Self::Remove];
+}
+
 /// A copy of a disk: to roll it back later, or to give it to another machine.
 #[derive(Debug, Clone)]
 pub struct DiskImage(Snapshot);
@@ -122,6 +138,13 @@ impl SimDisk {
         let flipped = lock(&self.0.state).flip_bits_of(bytes, filter);
         self.fault("flip bits", flipped as u64);
         flipped
+    }
+
+    /// Spoils the files whose path passes the filter. Gives their paths.
+    pub fn spoil(&self, how: Spoil, filter: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let spoilt = lock(&self.0.state).spoil(how, filter);
+        self.fault("spoil", spoilt.len() as u64);
+        spoilt
     }
 
     /// A copy of everything that processes see, as if the machine had been shut down in order.

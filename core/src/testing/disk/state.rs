@@ -5,7 +5,7 @@
 //! is changed in no other way.
 
 use super::{
-    CrashMode,
+    CrashMode, Spoil,
     image::{Image, PAGE_BYTES},
 };
 use crate::env::Rng;
@@ -449,6 +449,43 @@ impl State {
             }
         }
         flipped
+    }
+
+    /// Spoils the files whose path passes the filter, on the platter, too. Gives their paths.
+    pub(super) fn spoil(&mut self, how: Spoil, filter: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let spoilt: Vec<_> = self.names.iter().filter(|(path, _)| filter(path)).collect();
+        let spoilt: Vec<(PathBuf, u64)> =
+            spoilt.into_iter().map(|(path, file)| (path.clone(), *file)).collect();
+        for (path, file) in &spoilt {
+            match how {
+                Spoil::Remove => {
+                    self.names.remove(path);
+                    self.durable_names.remove(path);
+                }
+                Spoil::Cut => {
+                    let half = self.content(*file).seen.len() / 2;
+                    let content = self.content_mut(*file);
+                    content.seen.set_len(half);
+                    content.durable.set_len(half.min(content.durable.len()));
+                }
+                Spoil::Garble => self.garble(*file),
+            }
+        }
+        spoilt.into_iter().map(|(path, _)| path).collect()
+    }
+
+    /// Writes noise over every page that holds anything.
+    fn garble(&mut self, file: u64) {
+        let pages: Vec<usize> = self.content(file).seen.used_pages().collect();
+        for page in pages {
+            let noise: Vec<u8> =
+                std::iter::repeat_with(|| self.rng.u64().to_le_bytes()).flatten().take(PAGE_BYTES).collect();
+            let content = self.content_mut(file);
+            for image in [&mut content.seen, &mut content.durable] {
+                let len = PAGE_BYTES.min(image.len().saturating_sub(page * PAGE_BYTES));
+                image.write(page * PAGE_BYTES, &noise[..len]);
+            }
+        }
     }
 
     pub(super) fn hash(&self) -> blake3::Hash {

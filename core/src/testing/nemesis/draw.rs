@@ -1,7 +1,7 @@
 //! Schedules drawn from a seed. Each draw enables a random subset of the kinds: a swarm of different mixes finds more
 //! than one mix of everything, in which faults hide each other.
 
-use super::{CrashMode, Fault, FaultKind, Schedule};
+use super::{CrashMode, Fault, FaultKind, Schedule, Spoil};
 use crate::env::Rng;
 use std::time::Duration;
 
@@ -37,9 +37,10 @@ const HARMLESS: [(Family, u64); 13] = [
 ];
 
 /// Families that destroy a store, with their longest duration in milliseconds.
-const DESTRUCTIVE: [(Family, u64); 5] = [
+const DESTRUCTIVE: [(Family, u64); 6] = [
     (|rng, node| FaultKind::WriteErrors { node, chance: 5 + small(rng, 200) }, 8_000),
     (|rng, node| FaultKind::Rot { node, bits: 1 + small(rng, 12) }, 10_000),
+    (lose_file, 8_000),
     (|_, node| FaultKind::Wipe { node }, 8_000),
     (|_, node| FaultKind::RollBack { node }, 25_000),
     (|_, node| FaultKind::Copy { node }, 15_000),
@@ -157,6 +158,10 @@ fn disk(rng: &mut Rng, nodes: u32) -> FaultKind {
     }
 }
 
+fn lose_file(rng: &mut Rng, node: u32) -> FaultKind {
+    FaultKind::LoseFile { node, file: small(rng, 2), how: Spoil::ALL[rng.index(Spoil::ALL.len())] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +190,6 @@ mod tests {
             assert!(kinds.len() < 18, "seed {seed}");
             all.extend(kinds);
         }
-        assert_eq!(all.len(), 20, "{all:?}");
+        assert_eq!(all.len(), 21, "{all:?}");
     }
 }

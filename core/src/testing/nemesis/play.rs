@@ -83,12 +83,19 @@ impl Play<'_> {
             FaultKind::Pause { node } => cluster.pause(*node),
             FaultKind::Clock { node, skew_ms } => self.set_clock(*node, *skew_ms),
             FaultKind::Rot { node, bits } => {
-                for _ in 0..*bits {
-                    // Nothing is stored yet: then nothing rots.
-                    let _ = control.disk(*node).flip_bit_where(is_of_store);
+                // Nothing is stored yet: then nothing rots. What rots at once lies together, in one file.
+                if let Some((file, _)) = control.disk(*node).flip_bit_where(is_of_store) {
+                    for _ in 1..*bits {
+                        let _ = control.disk(*node).flip_bit_where(|path| path == file);
+                    }
                 }
             }
             FaultKind::RotItems { node, items } => self.rot_items(*node, *items, index).await,
+            FaultKind::LoseFile { node, file, how } => {
+                cluster.kill(*node);
+                let name = format!("rows-{file:03}.redb");
+                let _ = control.disk(*node).spoil(*how, |path| path.ends_with(&name));
+            }
             FaultKind::Wipe { node } => cluster.wipe(*node),
             FaultKind::RollBack { node } => {
                 self.images.insert(index, control.disk(*node).snapshot());
@@ -158,6 +165,7 @@ impl Play<'_> {
                 FaultKind::Blackout { .. } => true,
                 FaultKind::Kill { node: of }
                 | FaultKind::Crash { node: of, .. }
+                | FaultKind::LoseFile { node: of, .. }
                 | FaultKind::Wipe { node: of } => *of == node,
                 _ => false,
             };

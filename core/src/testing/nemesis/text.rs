@@ -1,6 +1,6 @@
 //! Schedules as text: a line for each fault, `at` and `lasts` in milliseconds, then its kind and numbers.
 
-use super::{CrashMode, Fault, FaultKind, Schedule};
+use super::{CrashMode, Fault, FaultKind, Schedule, Spoil};
 use std::{fmt, str::FromStr, time::Duration};
 
 /// A line that is no fault.
@@ -45,6 +45,10 @@ impl fmt::Display for FaultKind {
             Self::WriteErrors { node, chance } => write!(out, "write-errors {node} {chance}"),
             Self::Rot { node, bits } => write!(out, "rot {node} {bits}"),
             Self::RotItems { node, items } => write!(out, "rot-items {node} {items}"),
+            Self::LoseFile { node, file, how } => {
+                let how = Spoil::ALL.iter().position(|one| one == how).unwrap_or_default();
+                write!(out, "lose-file {node} {file} {how}")
+            }
             Self::Wipe { node } => write!(out, "wipe {node}"),
             Self::RollBack { node } => write!(out, "roll-back {node}"),
             Self::Copy { node } => write!(out, "copy {node}"),
@@ -124,6 +128,11 @@ fn kind(name: &str, numbers: &[i64]) -> Option<FaultKind> {
         }
         ("rot", &[node, bits]) => FaultKind::Rot { node: small(node)?, bits: small(bits)? },
         ("rot-items", &[node, items]) => FaultKind::RotItems { node: small(node)?, items: small(items)? },
+        ("lose-file", &[node, file, how]) => FaultKind::LoseFile {
+            node: small(node)?,
+            file: small(file)?,
+            how: *Spoil::ALL.get(usize::try_from(how).ok()?)?,
+        },
         ("wipe", &[node]) => FaultKind::Wipe { node: small(node)? },
         ("roll-back", &[node]) => FaultKind::RollBack { node: small(node)? },
         ("copy", &[node]) => FaultKind::Copy { node: small(node)? },
@@ -152,15 +161,25 @@ mod tests {
             let drawn = Draw::new(2 + u32::try_from(seed % 6).unwrap()).schedule(&mut Rng::from_seed(seed));
             assert_eq!(drawn.to_string().parse(), Ok(drawn));
         }
-        let rots = "   100 +50     rot-items 2 9";
-        assert_eq!(rots.parse::<Fault>().map(|fault| fault.to_string()), Ok(rots.to_owned()));
+        for line in ["   100 +50     rot-items 2 9", "   100 +50     lose-file 2 1 2"] {
+            assert_eq!(line.parse::<Fault>().map(|fault| fault.to_string()), Ok(line.to_owned()));
+        }
     }
 
     #[test]
     fn a_line_that_is_no_fault_is_named() {
         let error = "10 +5 kill 1\n# a remark\n\n20 +5 killl 1".parse::<Schedule>().unwrap_err();
         assert_eq!(error, BadSchedule("20 +5 killl 1".into()));
-        for line in ["", "5", "5 +5", "5 5 kill 1", "5 +5 kill -1", "5 +5 crash 1 9", "5 +5 flap 1 2 0 0"] {
+        for line in [
+            "",
+            "5",
+            "5 +5",
+            "5 5 kill 1",
+            "5 +5 kill -1",
+            "5 +5 crash 1 9",
+            "5 +5 lose-file 1 1 3",
+            "5 +5 flap 1 2 0 0",
+        ] {
             assert!(line.parse::<Fault>().is_err(), "{line}");
         }
     }
