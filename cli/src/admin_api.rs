@@ -89,6 +89,12 @@ pub(crate) struct StoreStatus {
     /// Rows that the scrubber has found damaged on disk, as of its last round.
     #[serde(default)]
     pub(crate) damaged_rows: u64,
+    /// The share of all positions at which rows were lost with a file and have not come back yet, in millionths.
+    #[serde(default)]
+    pub(crate) lacking_ppm: u64,
+    /// Files that could not be read any more and lie beside the store's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) set_aside: Vec<String>,
 }
 
 /// The decided state.
@@ -134,6 +140,9 @@ pub(crate) struct MemberStatus {
     /// Whether it leaves coordinating updates to others: it was started often lately, or its clock is off.
     #[serde(default)]
     pub(crate) reluctant: bool,
+    /// The share of all positions at which it has lost rows that have not come back yet, in millionths.
+    #[serde(default)]
+    pub(crate) lacking_ppm: u64,
     /// Slots that it owns.
     pub(crate) slots: u64,
     /// Hints that it keeps for others, as it has said last.
@@ -235,7 +244,12 @@ impl MemberStatus {
         if self.state == DOWN {
             return self.state.clone();
         }
-        let besides = [(self.slow, ", slow"), (self.behind, ", behind"), (self.reluctant, ", reluctant")];
+        let besides = [
+            (self.slow, ", slow"),
+            (self.behind, ", behind"),
+            (self.reluctant, ", reluctant"),
+            (self.lacking_ppm > 0, ", refilling"),
+        ];
         let besides = besides.into_iter().filter_map(|(holds, what)| holds.then_some(what));
         format!("{}{}", self.state, besides.collect::<String>())
     }
@@ -250,6 +264,13 @@ impl NodeStatus {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let Self { name, store, .. } = self;
         writeln!(out, "{name}: store {}, {} on disk", store.state, HumanBytes(store.file_bytes))?;
+        if store.lacking_ppm > 0 {
+            let percent = store.lacking_ppm as f64 / 1e4;
+            writeln!(out, "{name} refills {percent:.2} % of its positions from the other nodes")?;
+        }
+        for file in &store.set_aside {
+            writeln!(out, "{name} has set aside a damaged file: {file}")?;
+        }
         for kept in &self.hints {
             writeln!(out, "{name} keeps {} for {}", hints(kept.hints), kept.member)?;
         }
@@ -302,6 +323,7 @@ pub(crate) mod tests {
             slow: false,
             behind: false,
             reluctant: false,
+            lacking_ppm: 0,
             slots: 64,
             hints_kept: hints,
             trouble: None,
@@ -320,6 +342,8 @@ pub(crate) mod tests {
                     backlog_bytes: 0,
                     cache_bytes: 0,
                     damaged_rows: 0,
+                    lacking_ppm: 0,
+                    set_aside: Vec::new(),
                 },
                 hints: vec![HintsFor { member: "node2".into(), hints: 12 }],
                 connections: Vec::new(),
@@ -369,6 +393,21 @@ pub(crate) mod tests {
         assert!(text.contains("\nnode1*  up, slow, behind, reluctant  "), "{text}");
         assert!(text.contains("\nnode1 leaves coordinating updates to others: "), "{text}");
         assert!(text.contains("\nnode2   down  ") && !text.contains("node2 leaves coordinating"), "{text}");
+    }
+
+    #[test]
+    fn a_store_that_is_refilled_says_how_much_is_left_and_where_the_damaged_file_is() {
+        let mut status = sample();
+        status.members[0].lacking_ppm = 62_500;
+        status.node.store.lacking_ppm = 62_500;
+        status.node.store.set_aside = vec!["/data/store/rows-003.redb.damaged".into()];
+        let text = text(&status);
+        assert!(text.contains("\nnode1*  up, refilling"), "{text}");
+        assert!(text.contains("node1 refills 6.25 % of its positions"), "{text}");
+        assert!(
+            text.contains("node1 has set aside a damaged file: /data/store/rows-003.redb.damaged"),
+            "{text}"
+        );
     }
 
     #[test]

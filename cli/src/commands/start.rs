@@ -24,7 +24,7 @@ use rondel_core::{
     membership::JoinToken,
     node::{Builder, Cluster, Founding, NodeConfig, Origin, StartError},
     ring::Bits,
-    store::{OpenError, StoreConfig},
+    store::{LogConfig, OpenError, StoreConfig},
 };
 use rondel_kv::{Client, KvVnode, VnodeConfig};
 use std::{io, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
@@ -213,6 +213,8 @@ fn node_config(config: &Config) -> anyhow::Result<NodeConfig> {
         scrub_bytes_per_s: config.store_scrub_bytes_per_s,
         backlog_bytes_max: config.store_backlog_bytes_max,
         disk_reserve_bytes: config.store_disk_reserve_bytes,
+        refill_bytes_per_s: config.store_refill_bytes_per_s,
+        log: LogConfig { store_files: config.store_files, ..LogConfig::default() },
         ..StoreConfig::default()
     };
     Ok(node)

@@ -134,6 +134,19 @@ pub(crate) const KEYS: &[Key] = &[
                 directory stays with the one that it was made with.",
     },
     Key {
+        name: "store.files",
+        kind: Kind::Count { min: 1, max: 256 },
+        default: "16",
+        about: "In how many files a new data directory keeps its rows, rounded up to a power of two. One that is damaged \
+                is replaced, and filled by the other nodes; a directory with a single file needs all of it.",
+    },
+    Key {
+        name: "store.refill_bytes_per_s",
+        kind: Kind::Bytes { min: 1 << 10 },
+        default: "16MiB",
+        about: "How much is fetched from other nodes in a second, in place of rows that were lost with a damaged file.",
+    },
+    Key {
         name: "store.cache_bytes",
         kind: Kind::Bytes { min: 1 << 20 },
         default: "64MiB",

@@ -67,6 +67,10 @@ pub(crate) struct Config {
     pub(crate) replicas: u8,
     /// What keeps the rows.
     pub(crate) store_backend: Backend,
+    /// Files for the rows of a new directory.
+    pub(crate) store_files: u32,
+    /// What is fetched in a second in place of rows that were lost.
+    pub(crate) store_refill_bytes_per_s: u64,
     /// Memory for rows.
     pub(crate) store_cache_bytes: u64,
     /// Memory for pages.
@@ -192,6 +196,8 @@ impl Config {
                 Some("redb") => Backend::Redb,
                 _ => Backend::Log,
             },
+            store_files: number(&layers, "store.files"),
+            store_refill_bytes_per_s: number(&layers, "store.refill_bytes_per_s"),
             store_cache_bytes: number(&layers, "store.cache_bytes"),
             store_page_cache_bytes: number(&layers, "store.page_cache_bytes"),
             store_filter_bytes: number(&layers, "store.filter_bytes"),

@@ -72,10 +72,15 @@ fn health(state: &NodeState) -> Health {
 }
 
 fn warnings(stats: &StoreStats) -> Vec<String> {
-    let damaged = stats.damaged_rows;
-    let text =
-        format!("{damaged} rows are damaged on disk; the log names them, and reading them repairs them");
-    if damaged > 0 { vec![text] } else { Vec::new() }
+    let StoreStats { damaged_rows, gap_ppm, .. } = *stats;
+    let damaged =
+        format!("{damaged_rows} rows are damaged on disk; the log names them, and reading them repairs them");
+    let lacking = format!(
+        "a file of rows was lost; {:.2} % of the positions have yet to come back from the other nodes",
+        gap_ppm as f64 / 1e4
+    );
+    let warnings = [(damaged_rows, damaged), (gap_ppm, lacking)];
+    warnings.into_iter().filter(|(amount, _)| *amount > 0).map(|(_, text)| text).collect()
 }
 
 fn status(status: &node::NodeStatus) -> Status {
@@ -154,6 +159,7 @@ fn member(member: &node::MemberStatus) -> MemberStatus {
         slow: member.slow,
         behind: member.behind,
         reluctant: member.reluctant,
+        lacking_ppm: member.lacking_ppm.into(),
         slots: member.slots as u64,
         hints_kept: member.hints,
         trouble: member.trouble.clone(),
@@ -174,6 +180,8 @@ fn store(store: &StoreState) -> StoreStatus {
         backlog_bytes: store.stats.backlog_bytes,
         cache_bytes: store.stats.cache_bytes,
         damaged_rows: store.stats.damaged_rows,
+        lacking_ppm: store.stats.gap_ppm,
+        set_aside: store.set_aside.iter().map(|path| path.display().to_string()).collect(),
     }
 }
 
@@ -193,10 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn damaged_rows_are_a_warning() {
+    fn damaged_rows_and_lost_files_are_warnings() {
         assert_eq!(warnings(&StoreStats::default()), Vec::<String>::new());
         let damaged = warnings(&StoreStats { damaged_rows: 3, ..StoreStats::default() });
         assert!(damaged[0].starts_with("3 rows are damaged"), "{damaged:?}");
+        let lacking = warnings(&StoreStats { gap_ppm: 500_000, ..StoreStats::default() });
+        assert!(lacking[0].contains("50.00 % of the positions"), "{lacking:?}");
     }
 
     #[test]

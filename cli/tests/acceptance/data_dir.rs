@@ -32,10 +32,14 @@ const CASES: &[Case] = &[
     ("without what was decided", |data| remove(&data.join("decided")), &["decided is missing", PUT_BACK]),
     ("with a cut decided file", |data| cut(&data.join("decided")), &["decided is damaged", "it was cut"]),
     ("without its store", |data| remove(&data.join("store")), &["missing or was emptied", PUT_BACK]),
-    ("without its rows", |data| remove(&rows(data)), &["missing or was emptied", PUT_BACK]),
-    ("with cut rows", |data| cut(&rows(data)), &["is damaged", PUT_BACK]),
-    ("with strange rows", |data| garble(&rows(data)), &["is damaged", PUT_BACK]),
-    ("with emptied rows", |data| empty(&rows(data)), &["is damaged", "it is empty"]),
+    (
+        "without any rows",
+        |data| rows(data).for_each(|file| remove(&file)),
+        &["missing or was emptied", PUT_BACK],
+    ),
+    ("with all rows cut", |data| rows(data).for_each(|file| cut(&file)), &["is damaged", PUT_BACK]),
+    ("with strange rows only", |data| rows(data).for_each(|file| garble(&file)), &["is damaged", PUT_BACK]),
+    ("with emptied rows", |data| rows(data).for_each(|file| empty(&file)), &["is damaged", "it is empty"]),
     ("without its log", |data| remove(&data.join("store/log")), &["log of the store", "is gone", PUT_BACK]),
     ("with emptied logs", |data| logs(data).for_each(|log| empty(&log)), &["log of the store", "is gone"]),
     ("with a log that rotted", |data| logs(data).for_each(|log| rot(&log)), &["log of the store", "is gone"]),
@@ -92,15 +96,11 @@ fn a_directory_that_is_damaged_swapped_or_rolled_back_stays_out_and_says_what_to
     for (what, damage, words) in CASES {
         replace(&whole);
         damage(&dev.data("node2"));
-        let left = rows(&dev.data("node2")).exists();
+        let left = rows(&dev.data("node2")).count();
         // It does not come back by itself.
         start().fails(1, words);
         start().fails(1, words);
-        assert_eq!(
-            rows(&dev.data("node2")).exists(),
-            left,
-            "{what}: no rows in place of those that are gone"
-        );
+        assert_eq!(rows(&dev.data("node2")).count(), left, "{what}: no rows in place of those that are gone");
         assert_eq!(dev.kv(&["get", "b", "key 7"]).ok(), "value 7 of b", "{what}");
     }
     replace(&whole);
@@ -145,7 +145,7 @@ fn a_row_with_a_flipped_bit_is_never_shown_and_is_repaired_when_it_is_read() {
     dev.interrupt();
     let numbers = (0..RECORDS).step_by(5);
     for number in numbers.clone() {
-        flip_in(&rows(&dev.data("node2")), format!("value {number} of b").as_bytes());
+        flip_in(rows(&dev.data("node2")), format!("value {number} of b").as_bytes());
     }
     dev.start_again();
     dev.settle();
@@ -156,6 +156,50 @@ fn a_row_with_a_flipped_bit_is_never_shown_and_is_repaired_when_it_is_read() {
     }
     dev.steer("stop", "node1").ok();
     dev.steer("stop", "node3").ok();
+    verify(&dev, "b");
+}
+
+/// What befalls one file of rows, its number, and whether there is anything to be set aside.
+type LostFile = (&'static str, fn(&Path), u32, bool);
+
+const LOST: &[LostFile] = &[
+    ("the first is cut", cut, 0, true),
+    ("one is noise", garble, 3, true),
+    ("one is empty", empty, 9, true),
+    ("the last is gone", remove, 15, false),
+];
+
+#[test]
+fn a_file_of_rows_that_is_damaged_is_set_aside_and_filled_by_the_other_nodes() {
+    let dev = Dev::start(3);
+    load(&dev, "b");
+    dev.settle();
+    let file = |number: u32| dev.data("node2").join(format!("store/rows-{number:03}.redb"));
+    for (what, damage, number, is_left) in LOST {
+        // What its log holds of the rows goes into the tables when it stops, and out of the log when it starts again.
+        for _ in 0..2 {
+            dev.steer("stop", "node2").ok();
+            dev.steer("start", "node2").ok();
+        }
+        dev.settle();
+        dev.steer("stop", "node2").ok();
+        damage(&file(*number));
+        dev.steer("start", "node2").ok();
+        verify(&dev, "b");
+        let store = eventually("a store that lacks nothing", || {
+            let store = dev.status_of("node2")["node"]["store"].clone();
+            (store["lacking_ppm"] == 0).then_some(store)
+        });
+        let name = file(*number).with_added_extension("damaged");
+        let aside = store["set_aside"]
+            .as_array()
+            .is_some_and(|names| names.iter().any(|at| Path::new(at.as_str().unwrap()) == name));
+        assert_eq!((aside, name.exists()), (*is_left, *is_left), "{what}: {store}");
+        assert!(dev.log("node2").contains("a file of rows is lost"), "{what}");
+    }
+    dev.settle();
+    dev.steer("kill", "node1").ok();
+    dev.steer("kill", "node3").ok();
     verify(&dev, "b");
 }
 
@@ -223,7 +267,7 @@ fn a_node_without_room_refuses_writes_says_so_and_goes_on_reading() {
 fn a_node_whose_disk_fails_a_write_withdraws_and_tells_everybody_the_cause() {
     const CAUSE: &str = "No space left on device";
     let folder = tempfile::tempdir().unwrap();
-    let Some(node) = in_little_room(folder.path(), "size=1g,nr_inodes=11", "1MiB") else { return };
+    let Some(node) = in_little_room(folder.path(), "size=1g,nr_inodes=26", "1MiB") else { return };
     let (_large, refused) = until_refused(&node);
     refused.fails(1, &[CAUSE]);
     for words in [&["put", "b", "k", "v"][..], &["get", "b", "large 1"], &["list", "b"]] {
@@ -286,8 +330,11 @@ fn trouble<'a>(status: &'a Value, name: &str) -> Option<&'a str> {
     member(status, name)["trouble"].as_str()
 }
 
-fn rows(data: &Path) -> PathBuf {
-    data.join("store/rows-000.redb")
+fn rows(data: &Path) -> impl Iterator<Item = PathBuf> {
+    let files =
+        fs::read_dir(data.join("store")).map(|files| files.map(|entry| entry.unwrap().path()).collect());
+    let files: Vec<PathBuf> = files.unwrap_or_default();
+    files.into_iter().filter(|path| path.extension().is_some_and(|end| end == "redb"))
 }
 
 fn logs(data: &Path) -> impl Iterator<Item = PathBuf> {
@@ -333,13 +380,19 @@ fn flip_records(path: &Path) {
 }
 
 /// The last bit of every copy of these bytes.
-fn flip_in(path: &Path, wanted: &[u8]) {
-    let mut bytes = fs::read(path).unwrap();
-    let found = bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
-    let ends = found.map(|(at, _)| at + wanted.len() - 1).collect::<Vec<_>>();
-    assert!(!ends.is_empty(), "{} is not there", String::from_utf8_lossy(wanted));
-    ends.iter().for_each(|end| bytes[*end] ^= 1);
-    fs::write(path, bytes).unwrap();
+fn flip_in(files: impl Iterator<Item = PathBuf>, wanted: &[u8]) {
+    let mut flipped = 0;
+    for file in files {
+        let mut bytes = fs::read(&file).unwrap();
+        let found = bytes.windows(wanted.len()).enumerate().filter(|(_, window)| *window == wanted);
+        let ends = found.map(|(at, _)| at + wanted.len() - 1).collect::<Vec<_>>();
+        ends.iter().for_each(|end| bytes[*end] ^= 1);
+        if !ends.is_empty() {
+            fs::write(file, bytes).unwrap();
+        }
+        flipped += ends.len();
+    }
+    assert!(flipped > 0, "{} is not there", String::from_utf8_lossy(wanted));
 }
 
 fn garble(path: &Path) {
