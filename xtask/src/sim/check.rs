@@ -9,7 +9,7 @@ use super::{
     plan::Plan,
     run::Watch,
 };
-use rondel_core::testing::nemesis::FaultKind;
+use rondel_core::testing::nemesis::{Fault, FaultKind};
 use rondel_kv::Context;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -267,11 +267,14 @@ fn quorums_overlap(evidence: &Evidence<'_>, story: &Story<'_>) -> Vec<Violation>
 /// By how many owners a write must have been acknowledged so that what befell their stores hides it from nobody; none
 /// if nothing is certain.
 ///
-/// An item that rots in one place is there in another, and nobody is told that there is none. Where all nodes own all
-/// keys, every copy of an item has all that was acknowledged by all owners, so what fills the gap has it too.
+/// An item that rots in one place, or is lost with a file, is there in another, and nobody is told that there is none.
+/// Where all nodes own all keys, every copy of an item has all that was acknowledged by all owners, so what fills the gap
+/// has it too.
 fn overlooked(plan: &Plan) -> Option<u8> {
     let destroying = || plan.schedule.0.iter().filter(|fault| fault.kind.destroys().is_some());
-    let only_items = destroying().all(|fault| matches!(fault.kind, FaultKind::RotItems { .. }));
+    let is_of_items =
+        |fault: &Fault| matches!(fault.kind, FaultKind::RotItems { .. } | FaultKind::LoseFile { .. });
+    let only_items = destroying().all(is_of_items);
     match destroying().next() {
         None => Some(0),
         Some(_) if only_items && all_own_all(plan) => Some(plan.shape.replicas),

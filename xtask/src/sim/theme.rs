@@ -5,7 +5,7 @@ use super::plan::{Mix, Plan, small};
 use rondel_core::{
     env::Rng,
     testing::{
-        CrashMode,
+        CrashMode, Spoil,
         nemesis::{Fault, FaultKind},
     },
 };
@@ -13,11 +13,12 @@ use std::time::Duration;
 
 /// Adds a theme to what a seed has drawn, or none.
 pub(super) fn add(plan: &mut Plan, rng: &mut Rng) {
-    let (theme, happens): (_, fn(&mut Plan, &mut Rng)) = match rng.below(12) {
+    let (theme, happens): (_, fn(&mut Plan, &mut Rng)) = match rng.below(13) {
         0 | 1 => ("a node stands alone again and again", secluded),
         2 => ("the power goes while disks are slow", slow_and_dark),
         3 | 4 => ("one slow node does not hear another", deaf),
         5 => ("items rot", items_rotting),
+        6 => ("files of rows are lost", files_lost),
         _ => return,
     };
     plan.theme = theme;
@@ -87,6 +88,25 @@ fn items_rotting(plan: &mut Plan, rng: &mut Rng) {
     plan.schedule.0.extend((1..12).map(|time| rot(time * 4_500 + rng.below(3_000))));
     // What the disk knows and memory does not: what was there at the last start.
     plan.schedule.0.extend((1..6).map(|time| fault(time * 10_000, 300, FaultKind::Kill { node })));
+}
+
+/// Three nodes that own all keys, one of which loses files of rows again and again, now and then while another is down.
+fn files_lost(plan: &mut Plan, rng: &mut Rng) {
+    alone(plan);
+    (plan.backlog_bytes, plan.segment_bytes) = (256 << 10, 256 << 10);
+    plan.one_for_all = 0.6;
+    let node = small(rng, 3);
+    for time in 0..5 {
+        let at = 3_000 + time * 11_000 + rng.below(3_000);
+        // Twice: what the log still has of the file is there at once.
+        plan.schedule.0.push(fault(at, 300, FaultKind::Kill { node }));
+        let how = Spoil::ALL[rng.index(Spoil::ALL.len())];
+        plan.schedule.0.push(fault(at + 1_000, 300, FaultKind::LoseFile { node, file: small(rng, 2), how }));
+        if rng.chance(0.3) {
+            let other = (node + 1 + small(rng, 2)) % 3;
+            plan.schedule.0.push(fault(at + rng.below(2_000), 5_000, FaultKind::Kill { node: other }));
+        }
+    }
 }
 
 /// A small cluster whose only troubles are those of its theme.
