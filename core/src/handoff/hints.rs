@@ -5,7 +5,10 @@
 //! no slot for it deletes it only under the one licence of PROTOCOLS §4, after every owner durably holds at least
 //! that row. Walks run when a peer comes up, at start, and at an easy pace for as long as anything is left.
 
-use super::ledger::SlotOf;
+use super::{
+    ledger::SlotOf,
+    refill::slice::{self, Wanted},
+};
 use crate::{
     mutant::Mutant,
     node::{Outgoing, Outlook, Shared},
@@ -187,7 +190,7 @@ impl Walk {
             return (slot_of, false);
         }
         // The hint was read before the item: whatever is hinted after this changes the hint row.
-        let Some(copy) = self.copy(&hint.item).await else { return (slot_of, false) };
+        let Some(copy) = self.copy(&hint.item, hint.slot).await else { return (slot_of, false) };
         for target in targets {
             if self.push(partition, target, &hint.item, &copy).await.is_none() {
                 return (slot_of, false);
@@ -297,17 +300,36 @@ impl Walk {
         Some(Digest(u64::from_le_bytes(*digest)))
     }
 
-    async fn copy(&self, at: &RowKey) -> Option<Copy> {
+    async fn copy(&self, at: &RowKey, slot: u8) -> Option<Copy> {
         let store = self.shared.store(self.shared.host.services[self.service].storage);
         let bytes = match store.peek(at) {
             crate::store::Peek::Known(bytes) => bytes,
             crate::store::Peek::Unknown => store.read(vec![at.clone()]).await.ok()?.pop()?,
         };
-        // A hint that is newer than its item may be left alone when the item is lost.
-        match bytes.and_then(|bytes| self.decode(at, &bytes)) {
+        // A hint that is newer than its item may be left alone when the item is lost with a file.
+        let Some(bytes) = bytes else { return self.copy_of_an_owner(at, slot).await };
+        match self.decode(at, &bytes) {
             Some(copy) => Some(copy),
             None => self.copy_of_others(at, &bytes).await,
         }
+    }
+
+    /// What an owner holds of an item that a slot is to have, with its class.
+    async fn copy_of_an_owner(&self, at: &RowKey, slot: u8) -> Option<Copy> {
+        let (service, partition) = (self.service, self.topology.partition(at.position));
+        let wanted = Wanted { service, partition, first: at.position, last: at.position, slot };
+        let owners = self.topology.slots(partition).slots.iter().flat_map(|entry| entry.write_set());
+        for of in owners.filter(|of| *of != self.topology.me()) {
+            let Ok(slice) = slice::ask(&self.shared, &self.topology, of, wanted, None).await else {
+                continue;
+            };
+            if let Some(found) = slice.copies.into_iter().find(|copy| copy.key == at.key) {
+                let (n, item) = (found.n, found.item);
+                let digest = (self.shared.host.services[service].digest)(&at.key, &item).ok()?;
+                return Some(Copy { n, item, digest });
+            }
+        }
+        None
     }
 
     /// What other replicas hold of an item that can't be read here: its hint would stand for ever for want of it. The

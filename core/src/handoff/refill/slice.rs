@@ -36,31 +36,31 @@ const HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 1;
 
 /// A part of a partition, as one slot's owner needs it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) service: usize,
-    pub(super) partition: Partition,
-    pub(super) first: Position,
-    pub(super) last: Position,
+pub(in crate::handoff) struct Wanted {
+    pub(in crate::handoff) service: usize,
+    pub(in crate::handoff) partition: Partition,
+    pub(in crate::handoff) first: Position,
+    pub(in crate::handoff) last: Position,
     /// The lowest slot of whoever asks.
-    pub(super) slot: u8,
+    pub(in crate::handoff) slot: u8,
 }
 
 /// One item.
-pub(super) struct Copy {
-    pub(super) position: Position,
-    pub(super) key: Bytes,
-    pub(super) n: u8,
-    pub(super) item: Bytes,
+pub(in crate::handoff) struct Copy {
+    pub(in crate::handoff) position: Position,
+    pub(in crate::handoff) key: Bytes,
+    pub(in crate::handoff) n: u8,
+    pub(in crate::handoff) item: Bytes,
 }
 
-pub(super) struct Slice {
-    pub(super) copies: Vec<Copy>,
+pub(in crate::handoff) struct Slice {
+    pub(in crate::handoff) copies: Vec<Copy>,
     /// Where to go on; none at the end.
-    pub(super) next: Option<(Position, Bytes)>,
+    pub(in crate::handoff) next: Option<(Position, Bytes)>,
 }
 
 /// Asks an owner for a slice.
-pub(super) async fn ask(
+pub(in crate::handoff) async fn ask(
     shared: &Arc<Shared>,
     topology: &Topology,
     of: Occupant,
