@@ -43,6 +43,8 @@ pub mod flags {
     pub const RETRY: u8 = 16;
     /// Nobody waits for the write to be durable: it may become so together with others.
     pub const LAZY: u8 = 32;
+    /// Others answer for what the receiver's store has lost: what it has is enough.
+    pub const PARTIAL: u8 = 64;
 }
 
 /// What a request says of itself; core routes by it without looking into the archive.

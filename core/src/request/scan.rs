@@ -2,8 +2,8 @@
 //!
 //! Each partition is answered by one owner that lacks nothing. While a member is down or hints are under way, or once
 //! that owner has failed, all owners that are up answer: their rows are merged in ring order, and a row is given once, as
-//! the best of those that give it has it. So a delete that has not reached an owner may show. Pages stream with
-//! back-pressure: a reader that stops, stops the scan. What can't be answered for, a row that nobody can read included,
+//! the best of those that give it has it. So a delete that has not reached an owner may show. An owner whose store has lost
+//! rows gives what it has, beside one that gives all. Pages stream with back-pressure: a reader that stops, stops the scan. What can't be answered for, a row that nobody can read included,
 //! is an error in the stream, never a silent gap.
 
 use super::options::RequestError;
@@ -22,7 +22,7 @@ use crate::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use rondel_proto::{
-    frame::Head,
+    frame::{Head, flags},
     id::{NodeId, Position, RequestId},
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -75,6 +75,8 @@ struct Walk {
     rows: VecDeque<ScannedRow>,
     reached: Cursor,
     end: bool,
+    /// It has lost rows of the partition, and gives those that it has.
+    partial: bool,
 }
 
 /// Starts a scan; its pages come through the channel, each with an error where a partition could not be answered.
@@ -139,15 +141,16 @@ impl Scan {
             rows: VecDeque::new(),
             reached: given.clone(),
             end: false,
+            partial: false,
         };
         let mut walks: Vec<Walk> = owners.iter().map(walk).collect();
         loop {
             if sender.is_closed() {
                 return Ok(Walked::ReaderGone);
             }
-            for walk in &mut walks {
-                while walk.rows.is_empty() && !walk.end {
-                    self.next_page(partition, walk).await?;
+            for index in 0..walks.len() {
+                while walks[index].rows.is_empty() && !walks[index].end {
+                    self.next_page(partition, &mut walks, index).await?;
                 }
             }
             let (rows, merged) = merge(&mut walks, given);
@@ -162,12 +165,19 @@ impl Scan {
         }
     }
 
-    async fn next_page(&self, partition: Partition, walk: &mut Walk) -> Result<(), Failure> {
+    /// Takes the next page of one owner. One whose store has lost rows gives what it has, as long as another gives all.
+    async fn next_page(&self, partition: Partition, walks: &mut [Walk], index: usize) -> Result<(), Failure> {
         let started = self.shared.env.now();
-        let page = self.page(partition, walk.node, walk.slots, &walk.reached).await;
+        let mut page = self.page(partition, &walks[index]).await;
+        let lacks = matches!(&page, Err(failure) if failure.code == FailureCode::NotReady);
+        let whole = walks.iter().enumerate().any(|(other, walk)| other != index && !walk.partial);
+        if lacks && whole && !walks[index].partial {
+            walks[index].partial = true;
+            page = self.page(partition, &walks[index]).await;
+        }
         let took = self.shared.env.now() - started;
         self.shared.metrics.services[self.service].scan.finished(page.is_ok(), took);
-        let Page { rows, reached, end } = page?;
+        let (Page { rows, reached, end }, walk) = (page?, &mut walks[index]);
         walk.rows.extend(rows);
         walk.reached = Some(reached);
         walk.end = end;
@@ -194,15 +204,10 @@ impl Scan {
         Cover { owners, one_is_enough }
     }
 
-    async fn page(
-        &self,
-        partition: Partition,
-        node: NodeId,
-        slots: u16,
-        cursor: &Cursor,
-    ) -> Result<Page, Failure> {
+    async fn page(&self, partition: Partition, walk: &Walk) -> Result<Page, Failure> {
+        let &Walk { node, slots, partial, .. } = walk;
         let mut body = BytesMut::with_capacity(9 + self.query.len());
-        let after = cursor.as_ref();
+        let after = walk.reached.as_ref();
         body.put_u8(u8::from(after.is_some()));
         body.put_u64_le(after.map_or(0, |(position, _)| position.0));
         body.put_u16_le(self.message);
@@ -210,7 +215,7 @@ impl Scan {
         let head = Head {
             service: self.shared.host.services[self.service].code,
             message: core_message::SCAN,
-            flags: 0,
+            flags: if partial { flags::PARTIAL } else { 0 },
             slots,
             stand_in: 0,
             ver: self.topology.ver(partition),
@@ -254,8 +259,8 @@ pub(crate) async fn serve(
     let partition = topology.partition(head.position);
     crate::vnode::host::fence(topology, partition, head)?;
     // A listing must not take what is absent there for absent.
-    let lacks =
-        || lacks_any(&**shared.store(of.storage), partition) && !shared.mutants.has(Mutant::GapAsEmpty);
+    let tolerant = head.flags & flags::PARTIAL != 0 || shared.mutants.has(Mutant::GapAsEmpty);
+    let lacks = || !tolerant && lacks_any(&**shared.store(of.storage), partition);
     if lacks() {
         return Err(lacking());
     }
@@ -372,7 +377,14 @@ mod tests {
             at: (Position(position), Bytes::from_static(key.as_bytes())),
             reply: reply.map(|reply| Bytes::from_static(reply.as_bytes())),
         };
-        Walk { node: NodeId(0), slots: 1, rows: rows.iter().map(row).collect(), reached: None, end }
+        Walk {
+            node: NodeId(0),
+            slots: 1,
+            rows: rows.iter().map(row).collect(),
+            reached: None,
+            end,
+            partial: false,
+        }
     }
 
     fn texts(rows: &[RawRow]) -> Vec<String> {
