@@ -2,7 +2,10 @@
 
 use crate::harness::{Dev, Ended, json, rondel};
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 const RECORDS: usize = 100;
@@ -54,10 +57,21 @@ fn a_bit_that_turned_in_the_log_is_found_and_told() {
 
     let verified = store("verify", &data, &["--format", "json"]);
     let reports = verified.out.lines().map(json).collect::<Vec<_>>();
-    verified.fails(1, &["1 file of the store is damaged"]);
+    verified.fails(1, &["1 file of the store is damaged", "keep the node down"]);
     let damaged = reports.iter().filter(|report| report["sound"] == false).collect::<Vec<_>>();
     assert_eq!(damaged.len(), 1, "{damaged:?}");
     assert!(damaged[0]["findings"][0].as_str().unwrap().contains("acknowledged"), "{damaged:?}");
+}
+
+#[test]
+fn a_cut_file_of_rows_is_found_and_the_advice_is_to_start_the_node() {
+    let dev = Dev::start(1);
+    dev.load("b", RECORDS);
+    dev.steer("stop", "node1").ok();
+    let data = dev.data("node1");
+    let rows = File::options().write(true).open(data.join("store/rows-000.redb")).unwrap();
+    rows.set_len(rows.metadata().unwrap().len() / 2).unwrap();
+    store("verify", &data, &[]).fails(1, &["1 file of the store is damaged", "start the node"]);
 }
 
 /// `rondel store COMMAND` on a data directory.

@@ -10,8 +10,12 @@ use rondel_core::store::inspect::{FileKind, FileReport};
 use serde::Serialize;
 use std::io::{self, Write};
 
-const ADVICE: &str = "put the node's files back as they were when it last ran; if they are lost, keep the node down: the \
-                      others serve without it and have what was acknowledged";
+/// What to do if only files of rows are damaged.
+const ROWS_ADVICE: &str = "start the node: what it can't read of its rows comes back from the other members; if it can't, \
+                           it stays out and says so";
+/// What to do if the log is damaged: what only it held can't be told.
+const LOG_ADVICE: &str = "put the node's files back as they were when it last ran; if they are lost, keep the node down: \
+                          the others serve without it and have what was acknowledged";
 
 /// What to verify.
 #[derive(Args, Debug)]
@@ -23,9 +27,10 @@ pub(crate) struct Options {
 /// Reports every file, and fails if one is damaged.
 pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
     let store = options.target.open()?;
-    let (mut damaged, mut closed) = (0_u64, Ok(()));
+    let (mut damaged, mut log_is_damaged, mut closed) = (0_u64, false, Ok(()));
     advised(store.verify(|report| {
         damaged += u64::from(!report.is_sound());
+        log_is_damaged |= !report.is_sound() && report.kind != FileKind::Rows;
         if closed.is_ok() {
             closed = output.report(&Line::of(&report));
         }
@@ -36,7 +41,7 @@ pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
             1 => "1 file of the store is damaged".to_owned(),
             more => format!("{more} files of the store are damaged"),
         };
-        return Err(failure(what, ADVICE));
+        return Err(failure(what, if log_is_damaged { LOG_ADVICE } else { ROWS_ADVICE }));
     }
     Ok(())
 }
