@@ -129,7 +129,7 @@ impl Run {
             let _ = worker.await;
         }
         let mut violations = Vec::new();
-        let out = match self.heal().await {
+        let mut out = match self.heal().await {
             Ok(out) => out,
             Err(violation) => return vec![violation],
         };
@@ -137,6 +137,7 @@ impl Run {
         if let Err(unsettled) = self.cluster.settle_without(&out).await {
             violations.push(Violation(unsettled.to_string()));
         }
+        out.extend(self.still_refilled(&out));
         let handed_over = match self.rows(&out).await {
             Ok(rows) => rows,
             Err(violation) => {
@@ -300,6 +301,17 @@ impl Run {
             self.control.sleep(Duration::from_secs(1)).await;
         }
         false
+    }
+
+    /// Nodes that wait for owners that stay out, to get back from them what was lost with a file: nothing is certain of what
+    /// they hold.
+    fn still_refilled(&self, out: &[u32]) -> Vec<u32> {
+        let lacks = |node: &u32| {
+            let cluster = self.cluster.running(*node);
+            cluster.is_some_and(|cluster| cluster.status().store.stats.gap_ppm > 0)
+        };
+        let waits = |node: &u32| !out.is_empty() && !out.contains(node) && lacks(node);
+        self.cluster.nodes().into_iter().filter(waits).collect()
     }
 
     /// What every node that is left keeps.

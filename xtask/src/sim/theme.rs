@@ -90,21 +90,24 @@ fn items_rotting(plan: &mut Plan, rng: &mut Rng) {
     plan.schedule.0.extend((1..6).map(|time| fault(time * 10_000, 300, FaultKind::Kill { node })));
 }
 
-/// Three nodes that own all keys, one of which loses files of rows again and again, now and then while another is down.
+/// Three nodes that own all keys, one of which loses files of rows again and again. Then it hears nobody who could give it
+/// back what it had, and its own clients ask it; now and then another node is down meanwhile.
 fn files_lost(plan: &mut Plan, rng: &mut Rng) {
     alone(plan);
     (plan.backlog_bytes, plan.segment_bytes) = (256 << 10, 256 << 10);
-    plan.one_for_all = 0.6;
+    (plan.loyalty, plan.homes, plan.one_for_all) = (0.9, 3, 0.6);
     let node = small(rng, 3);
-    for time in 0..5 {
-        let at = 3_000 + time * 11_000 + rng.below(3_000);
-        // Twice: what the log still has of the file is there at once.
+    for time in 0..4 {
+        let at = 2_000 + time * 14_000 + rng.below(1_000);
+        // Once more before: what the log has of a file is there at once.
         plan.schedule.0.push(fault(at, 300, FaultKind::Kill { node }));
         let how = Spoil::ALL[rng.index(Spoil::ALL.len())];
         plan.schedule.0.push(fault(at + 1_000, 300, FaultKind::LoseFile { node, file: small(rng, 2), how }));
+        // It waits some seconds for the others before it serves without them.
+        plan.schedule.0.push(fault(at + 1_200, 10_000, FaultKind::Isolate { node }));
         if rng.chance(0.3) {
             let other = (node + 1 + small(rng, 2)) % 3;
-            plan.schedule.0.push(fault(at + rng.below(2_000), 5_000, FaultKind::Kill { node: other }));
+            plan.schedule.0.push(fault(at + rng.below(12_000), 2_000, FaultKind::Kill { node: other }));
         }
     }
 }
