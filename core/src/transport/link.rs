@@ -324,6 +324,16 @@ impl DialError {
     }
 }
 
+/// A link in the hands of the task that serves it. It ends with that task, also if the task is dropped with its node:
+/// whoever waits for an answer keeps the node that keeps the link.
+pub(super) struct Driven(pub(super) Arc<Link>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.end(close::NORMAL, "its node has ended");
+    }
+}
+
 /// How a link has ended.
 pub(super) struct Ended {
     pub(super) why: String,

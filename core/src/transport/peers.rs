@@ -250,10 +250,10 @@ impl Remote {
         let target = Target { node: Some(self.node), addr: state.at.addr, fingerprint: state.at.fingerprint };
         drop(state);
         shared.add_link(&link);
-        let (shared, remote, dialled) = (shared.clone(), self.clone(), link.clone());
+        let (shared, remote, dialled) = (shared.clone(), self.clone(), link::Driven(link.clone()));
         shared.env.clone().spawn("transport link", async move {
-            let ended = link::run(&shared, &dialled, target).await;
-            remote.lost(&shared, &dialled, ended);
+            let ended = link::run(&shared, &dialled.0, target).await;
+            remote.lost(&shared, &dialled.0, ended);
         });
         Ok(link)
     }

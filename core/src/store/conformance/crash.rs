@@ -108,7 +108,7 @@ impl Lives<'_> {
     async fn live(&mut self) {
         let armed = self.rng.chance(0.4);
         // Without one to come, whatever cut the life before had left to come is put off for ever.
-        let cut_after = if armed { self.rng.below(60) } else { u64::MAX };
+        let cut_after = if armed { self.rng.below(120) } else { u64::MAX };
         self.sim.cut_power_after(NODE, cut_after, self.mode);
         let Some(store) = self.reopen().await else {
             assert!(armed, "the store does not open though the power is on");
@@ -137,7 +137,7 @@ impl Lives<'_> {
         self.report.deaths += 1;
         // What was reported before it died counts, and nothing after.
         self.durable = reported(&progress).min(self.states.len());
-        if self.rng.chance(0.1)
+        if self.rng.chance(0.2)
             && let Some((image, states, durable)) = self.kept.take()
         {
             self.sim.disk(NODE).restore(&image);

@@ -134,7 +134,9 @@ fn what_an_opening_has_left_in_the_log_is_shown_with_what_it_wrote_itself() {
     let sim = Sim::new(7);
     let env = filled(&sim);
     sim.run_until(async {
-        let store = LogStore::open(&env, Path::new("/data/store"), config()).await.unwrap();
+        // Slice by slice, with a pause after each: the flush has long to go.
+        let slow = StoreConfig { log: LogConfig { flush_slice_bytes: 1, ..config().log }, ..config() };
+        let store = LogStore::open(&env, Path::new("/data/store"), slow).await.unwrap();
         settle(&store, store.apply(vec![row(1)]).unwrap()).await;
         assert!(store.stats().frozen_bytes > 0, "killed before the flush is done");
     });
