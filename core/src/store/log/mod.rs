@@ -34,7 +34,7 @@ pub struct LogConfig {
     pub store_files: u32,
     /// Bytes of rows moved into the tables at a time. Default 1 MiB.
     pub flush_slice_bytes: u64,
-    /// A file of rows that is smaller than this is not compacted, however much of it is free. Default 64 MiB.
+    /// A file of rows that is smaller than this is not compacted, however much of it is free. Default 16 MiB.
     pub compact_file_bytes_min: u64,
     /// A mistake to make on purpose, for a test to catch.
     #[cfg(feature = "testing")]
@@ -49,7 +49,7 @@ impl Default for LogConfig {
             log_bytes_max: 512 << 20,
             store_files: 16,
             flush_slice_bytes: 1 << 20,
-            compact_file_bytes_min: 64 << 20,
+            compact_file_bytes_min: 16 << 20,
             #[cfg(feature = "testing")]
             mutant: None,
         }
