@@ -145,7 +145,7 @@ impl Refill {
         self.damaged.extend(self.shared.durable.found_damaged().into_iter().take(room));
         for _ in 0..self.damaged.len().min(REPAIRED_AT_ONCE) {
             let Some(at) = self.damaged.pop_front() else { return };
-            if self.is_sound(&at).await {
+            if self.rewrite(topology, &at).await {
                 self.shared.durable.note_repaired();
             } else if self.repair_row(topology, &at).await.is_err() {
                 self.damaged.push_back(at);
@@ -155,12 +155,27 @@ impl Refill {
         }
     }
 
-    /// Gets what the other owners hold at the position of a row.
-    async fn repair_row(&self, topology: &Arc<Topology>, at: &RowKey) -> Result<(), Failure> {
+    /// Writes a row anew of which memory has a sound copy: as long as it does, no read sees the damage.
+    async fn rewrite(&self, topology: &Arc<Topology>, at: &RowKey) -> bool {
+        let Some(service) = self.service_of(at) else { return self.is_sound(at).await };
+        let (sender, answer) = oneshot::channel();
+        let reply = ReplyTo::new(|outcome| drop(sender.send(outcome)));
+        let deadline = self.shared.env.now() + ABSORB_DEADLINE;
+        self.shared.host.rewrite(service, topology.partition(at.position), at.clone(), deadline, reply);
+        matches!(answer.await, Ok(Ok(written)) if written.first() == Some(&1))
+    }
+
+    /// Whose item stands there. Other tables hold no items; what this node keeps for others is filled as it is handed
+    /// over.
+    fn service_of(&self, at: &RowKey) -> Option<usize> {
         let of =
             |service: &Service| service.storage == Storage::Durable && items_table(service.code) == at.table;
-        // Other tables hold no items; what this node keeps for others is filled as it is handed over.
-        let Some(service) = self.shared.host.services.iter().position(of) else { return Ok(()) };
+        self.shared.host.services.iter().position(of)
+    }
+
+    /// Gets what the other owners hold at the position of a row.
+    async fn repair_row(&self, topology: &Arc<Topology>, at: &RowKey) -> Result<(), Failure> {
+        let Some(service) = self.service_of(at) else { return Ok(()) };
         let Some(piece) = piece(topology, at.position, at.position) else { return Ok(()) };
         for of in &piece.others {
             self.walk(topology, &piece, *of, service).await?;

@@ -145,6 +145,19 @@ impl Host {
         self.submit(Job { service, partition, at, op, request_id: head.request_id, n, deadline, reply });
     }
 
+    /// Writes a row anew as it is, if it can be read, whatever the disk has of it.
+    pub(crate) fn rewrite(
+        &self,
+        service: usize,
+        partition: Partition,
+        at: RowKey,
+        deadline: Instant,
+        reply: ReplyTo,
+    ) {
+        let (op, request_id) = (Op::Rewrite, Default::default());
+        self.submit(Job { service, partition, at, op, request_id, n: 0, deadline, reply });
+    }
+
     /// Removes a hint if it is still the one that was delivered.
     pub(crate) fn remove_hint(&self, removal: HintRemoval) {
         let HintRemoval { service, partition, at, expected, deadline, reply } = removal;

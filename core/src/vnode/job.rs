@@ -53,6 +53,8 @@ pub(crate) enum Op {
     Absorb { item: Bytes, stand_in: u16, mine: Option<Actor>, lazy: bool },
     /// The item, or its digest.
     Fetch { digest: bool },
+    /// Write a row that memory holds anew: what the disk has of it is damaged. Answers whether it was written.
+    Rewrite,
     /// Remove a hint row if it still has this value. Answers whether it had.
     RemoveHint { expected: Bytes },
     /// Remove an item row if it still has this digest and no hint names its key. Answers whether it was removed.

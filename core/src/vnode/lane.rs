@@ -281,6 +281,17 @@ impl Lane {
                     Err(failure) => reply.send(Err(failure)),
                 }
             }
+            Op::Rewrite => {
+                let side = self.side(service.storage);
+                let written = match content {
+                    Content::Row(row) => {
+                        side.stage(at.clone(), Some(row.encode(&at)));
+                        true
+                    }
+                    Content::Absent | Content::Unreadable => false,
+                };
+                side.answers.push((reply, Ok(Bytes::copy_from_slice(&[u8::from(written)]))));
+            }
             Op::RemoveHint { .. } => unreachable!("answered above, before the row is decoded"),
             Op::RemoveStray { digest, .. } => {
                 let same = match &content {

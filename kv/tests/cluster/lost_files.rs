@@ -323,3 +323,29 @@ fn a_row_that_rots_unread_is_found_and_filled() {
         assert_has_alone(&nodes, 0, |number| vec![value(number)]).await;
     });
 }
+
+/// The row is read before it rots, and stays in memory: nobody would notice before it has left it.
+#[test]
+fn a_row_that_rots_while_memory_has_it_is_written_anew() {
+    let forgetful = |config: &mut StoreConfig| {
+        config.scrub_pause = Duration::from_secs(60);
+        config.page_cache_bytes = 0;
+    };
+    with_stores(70, 3, Mutants::default(), forgetful, |nodes| async move {
+        load(&nodes).await;
+        stop(&nodes, 0).await;
+        start(&nodes, 0).await;
+        let (client, one) = (nodes.client(0).await, Some(Need::Count(1)));
+        let options = GetOptions { r: one, ..GetOptions::default() };
+        client.get(&bucket(), key(7).as_bytes(), options).await.unwrap();
+        let of_tables = |path: &Path| is_file(0)(path) || is_file(1)(path);
+        assert!(
+            nodes.control().disk(0).flip_bits_of(value(7).as_bytes(), of_tables) > 0,
+            "it is in the tables"
+        );
+        nodes.control().sleep(Duration::from_secs(90)).await;
+        stop(&nodes, 0).await;
+        start(&nodes, 0).await;
+        assert_has_alone(&nodes, 0, |number| vec![value(number)]).await;
+    });
+}
