@@ -10,7 +10,7 @@ use super::{
 use bytes::Bytes;
 use rondel_core::{
     mutant::Mutants,
-    proto::Msg,
+    proto::{Msg, id::Position},
     ring::position_of,
     store::row::Body,
     testing::{Control, RowKind, Sim, StoredRow, TestCluster},
@@ -163,11 +163,7 @@ impl Run {
 
     /// The owners of each key.
     fn owners(&self) -> BTreeMap<Key, BTreeSet<u32>> {
-        let of = |key: Key| {
-            let bucket = bucket();
-            let position = position_of(&[bucket.kind(), bucket.name(), &key_bytes(key)]);
-            (key, self.cluster.owners_of(position).into_iter().collect())
-        };
+        let of = |key: Key| (key, self.cluster.owners_of(position(key)).into_iter().collect());
         (0..self.plan.keys()).map(of).collect()
     }
 
@@ -322,21 +318,32 @@ impl Run {
             let kept = kept.map_err(|error| {
                 Violation(format!("the rows of node {node} can't be read at the end: {error}"))
             })?;
-            for row in kept {
-                rows.push(final_row(node, &row)?);
+            for row in kept.iter().filter(|row| !has_damaged_key(row)) {
+                rows.push(final_row(node, row)?);
             }
         }
         Ok(rows)
     }
 }
 
+/// Whether the key has rotted with its row: then it stands where that key does not belong.
+fn has_damaged_key(row: &StoredRow) -> bool {
+    let is_unreadable = matches!(row.kind, RowKind::Item { row: Err(_), .. });
+    is_unreadable && key_of(row).is_none_or(|key| position(key) != row.position)
+}
+
+fn position(key: Key) -> Position {
+    let bucket = bucket();
+    position_of(&[bucket.kind(), bucket.name(), &key_bytes(key)])
+}
+
+fn key_of(row: &StoredRow) -> Option<Key> {
+    let digits = row.key.split(|byte| *byte == b'-').next_back()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
 fn final_row(node: u32, row: &StoredRow) -> Result<FinalRow, Violation> {
-    let key = row
-        .key
-        .split(|byte| *byte == b'-')
-        .next_back()
-        .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<Key>().ok());
-    let Some(key) = key else {
+    let Some(key) = key_of(row) else {
         return Err(Violation(format!("node {node} keeps a row that nobody wrote: {:?}", row.key)));
     };
     let (mut kept, mut siblings, mut context) = (check::Kept::Hint, Vec::new(), None);
