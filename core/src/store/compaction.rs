@@ -8,7 +8,8 @@
 use super::{
     OpenError, StoreError,
     files::StoreFiles,
-    memtable::Memtable,
+    memtable::Folded,
+    stored::Encoded,
     tables::{Rows, Tables},
 };
 use crate::env::Disk;
@@ -73,30 +74,23 @@ impl Compaction {
         while slice.len() < rows_max && bytes < bytes_max {
             let Some((key, value)) = rows.next()? else { break };
             bytes += (key.len() + value.len()) as u64;
-            slice.push((key, Some(value.copy())));
+            slice.push((key, value.copy()));
         }
         let Some((last, _)) = slice.last() else { return Ok(false) };
         let last = last.clone();
-        self.change(slice.iter().map(|(key, value)| (key, value)))?;
+        let part = self.new.begin_part()?;
+        // As it stands: where a value is does not change.
+        part.change(slice.iter().map(|(key, stored)| (key, Some(Encoded::Plain(stored)))))?;
+        part.commit()?;
         self.copied = Some(last);
         Ok(true)
     }
 
     /// Changes what has been copied as a flush has changed the old file. Blocks.
-    pub(super) fn follow(&self, files: &StoreFiles, frozen: &Memtable) -> Result<(), StoreError> {
+    pub(super) fn follow(&self, files: &StoreFiles, moved: &Folded) -> Result<(), StoreError> {
         let Some(copied) = &self.copied else { return Ok(()) };
-        let copied = frozen.range(Bound::Unbounded, Bound::Included(copied));
-        let rows: Vec<_> = copied.filter(|(key, _)| files.of(key) == self.number).collect();
-        rows.chunks(files.part_rows()).try_for_each(|part| self.change(part.iter().copied()))
-    }
-
-    fn change<'a>(
-        &self,
-        rows: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
-    ) -> Result<(), StoreError> {
-        let part = self.new.begin_part()?;
-        part.change(rows)?;
-        part.commit()
+        let copied = moved.range(Bound::Unbounded, Bound::Included(copied));
+        self.new.change_in_parts(copied.filter(|(key, _)| files.of(key) == self.number), files.part_rows())
     }
 
     /// Makes the new file durable, without the room that it does not need; all rows have been copied. Blocks.

@@ -16,6 +16,7 @@ use super::{
 use crate::env::Disk;
 use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     io,
     ops::Bound,
     path::{Path, PathBuf},
@@ -167,6 +168,13 @@ impl StoreFiles {
     /// The rows of all files as of their last commits.
     pub(super) fn snapshots(&self) -> Result<Snapshots, StoreError> {
         self.files.iter().map(FileSnapshot::of).collect::<Result<_, _>>().map(Snapshots)
+    }
+
+    /// By segment of the log, the bytes of records in it that rows are kept in.
+    pub(super) fn live_values(&self) -> BTreeMap<u64, u64> {
+        let mut live = BTreeMap::new();
+        self.files.iter().for_each(|file| file.add_live_values(&mut live));
+        live
     }
 
     /// Bytes of the files' filters.

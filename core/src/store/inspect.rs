@@ -147,19 +147,22 @@ impl Inspection {
     pub fn verify(&self, mut done: impl FnMut(FileReport)) -> Result<(), InspectError> {
         let at = self.store();
         if self.backend == Backend::Redb {
-            let report = rows::verify(&*self.disk, &at, None).map_err(|error| self.failed(&at, error))?;
+            let report =
+                rows::verify(&*self.disk, &at, None, None).map_err(|error| self.failed(&at, error))?;
             done(report);
             return Ok(());
         }
         let log = log::Log::find(&self.disk, &at).map_err(|error| self.failed(&at, error))?;
         log.verify(&mut done).map_err(|error| self.failed(&at, error))?;
+        let values = log.values(&self.disk, &at).map_err(|error| self.failed(&at, error))?;
         let numbered = |path: PathBuf| Some((number_of(&path)?, path));
         let mut files: Vec<_> = self.list(&at)?.into_iter().filter_map(numbered).collect();
         files.sort_unstable();
         let count = files.last().map_or(1, |(last, _)| (last + 1).next_power_of_two());
         for (number, path) in &files {
             let place = Some((*number as usize, count as usize));
-            done(rows::verify(&*self.disk, path, place).map_err(|error| self.failed(path, error))?);
+            let report = rows::verify(&*self.disk, path, place, values.as_ref());
+            done(report.map_err(|error| self.failed(path, error))?);
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! A store with a commit log: durable after one sync of the log, in the tables later.
 //!
 //! A batch goes to the active memtable and to the log's queue in one step. The log task writes whatever is queued as
-//! one group, syncs it, and reports it durable; as long as somebody waits, it waits for nothing else (`queue`). The
-//! flush task moves memtables, once full and durable in the log, into the store files in sorted slices, which become
-//! durable in one transaction per file together with the number up to which that file now has everything; then their
-//! segments may be written over. It is paced by how full the memtables are: moving rows competes with requests for the
-//! processors.
+//! one group, syncs it, and reports it durable; as long as somebody waits, it waits for nothing else (`queue`). The fold
+//! task lets memory go of the values that the log has, and keeps where they are. The flush task moves what is folded,
+//! once it is much, into the store files in sorted slices, which become durable in one transaction per file together with
+//! the number up to which that file now has everything; then no opening needs their segments any more. It is paced by how
+//! full the memtables are: moving rows competes with requests for the processors. Segments in which few rows have their
+//! values still are cleared away by the collector.
 //!
 //! Memory and log are bounded through [`Admission`]; the log itself never waits for the flush.
 
@@ -17,22 +18,27 @@ use super::{
     log::{
         Recovery,
         mutant::Mutant,
+        record_bytes,
         recovery::{FIRST_MARK, Recovered, io_error, recover},
-        segment::Segments,
-        writer::{Batch, Writer, Written},
+        segment::{LiveValues, Segments},
+        values::Values,
+        writer::{Batch, Run, Writer, Written},
     },
-    memtable::Memtable,
+    memtable::{Change, Entry as _, Folded},
     scrub,
     serving::{Damage, Serving},
-    space::bytes_of,
+    space::{bytes_of, bytes_of_rows},
+    stored::{Place, Stored},
     view::Taking,
 };
 use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
+use collector::Collector;
 use futures_util::TryStreamExt;
 use queue::Queue;
 use rondel_proto::id::Position;
 use std::{
+    collections::VecDeque,
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
@@ -41,8 +47,10 @@ use std::{
 use tokio::sync::{Notify, oneshot, watch};
 use upkeep::Upkeep;
 
-/// Two memtables of this many fifths of the bound fit below the point where writes are slowed down.
-const MEMTABLE_FIFTHS: u64 = 2;
+/// Memtables are folded when they are so much of the bound, and what is folded is moved into the tables when it is so much:
+/// two of each fit below the point where writes are slowed down.
+const FRESH_SHARE: u64 = 16;
+const FOLDED_SHARE: u64 = 3;
 /// Files that are flushed at the same time.
 const FLUSHES_AT_ONCE: usize = 2;
 /// The longest pause between two slices of a flush.
@@ -61,6 +69,11 @@ struct Log {
     serving: Arc<Serving>,
     segments: Arc<Mutex<Segments>>,
     queue: Mutex<Queue>,
+    /// Where the log has written what is not folded yet; oldest first.
+    runs: Mutex<VecDeque<Run>>,
+    /// One fold at a time.
+    folding: tokio::sync::Mutex<()>,
+    collector: Collector,
     gaps: Gaps,
     /// Gaps that others have filled, to be noted in their files.
     filled: Mutex<Vec<Filled>>,
@@ -70,8 +83,12 @@ struct Log {
     base: u64,
     /// There is a batch to write.
     write: Arc<Notify>,
+    /// There may be a memtable to fold.
+    fold: Arc<Notify>,
     /// There may be a memtable to move into the tables.
     flush: Arc<Notify>,
+    /// There may be a segment to collect.
+    collect: Arc<Notify>,
     /// A group has been written, or the log has stopped.
     written: Notify,
     /// The newest segment is half full.
@@ -120,33 +137,41 @@ impl LogStore {
         });
         let (files, snapshots, gaps, recovered) =
             opened.await.map_err(|lost| OpenError::lost(directory, lost))??;
-        let Recovered { recovery, last, rows, segments, tail } = recovered;
+        let Recovered { recovery, last, rows, segments, log, tail } = recovered;
 
-        let [write, flush, prepare] = [(); 3].map(|()| Arc::new(Notify::new()));
-        let wakes = vec![Arc::clone(&write), Arc::clone(&flush), Arc::clone(&prepare)];
-        let tables = (snapshots, files.written().clone());
+        let [write, fold, flush, collect, prepare] = [(); 5].map(|()| Arc::new(Notify::new()));
+        let wakes = [&write, &fold, &flush, &collect, &prepare].map(Arc::clone).to_vec();
+        let segments = Arc::new(Mutex::new(segments));
+        let values = Values::new(env.disk(), Arc::clone(&segments), log, config.log.clone());
+        let tables = (snapshots, files.written().clone(), Some(values));
         let mends = files.all().len() > 1;
         let serving = Serving::new(env, &directory.join("log"), config.clone(), tables, wakes, mends).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
         serving.counts.filter_bytes.store(files.filter_bytes(), Relaxed);
         let left = (!rows.is_empty()).then(|| serving.view.take_back(rows));
-        let segments = Arc::new(Mutex::new(segments));
         let writer = Writer::new(env.clone(), Arc::clone(&segments), config.log, tail, last);
         let log = Arc::new(Log {
             serving,
             segments,
             queue: Mutex::default(),
+            runs: Mutex::default(),
+            folding: tokio::sync::Mutex::default(),
+            collector: Collector::new(files.live_values()),
             aside: Mutex::new(files.aside().to_vec()),
             gaps,
             filled: Mutex::default(),
             base: last,
             write,
+            fold,
             flush,
+            collect,
             written: Notify::new(),
             prepare,
         });
         env.spawn_thread("store-log", Arc::clone(&log).write(writer));
+        env.spawn("store-fold", Arc::clone(&log).fold());
         env.spawn("store-flush", Arc::clone(&log).flush(files, left));
+        env.spawn("store-collect", Arc::clone(&log).collect());
         env.spawn("store-prepare", Arc::clone(&log).prepare());
         let scrubber = env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving)));
         Ok(Self { log, recovery, opening: env.now() - began, scrubber })
@@ -210,6 +235,7 @@ impl Log {
 
     fn note_written(&self, batches: u64, written: &Written) {
         let counts = &self.serving.counts;
+        self.runs().push_back(written.run);
         counts.commits.fetch_add(1, Relaxed);
         counts.batches.fetch_add(batches, Relaxed);
         counts.written_bytes.fetch_add(written.bytes, Relaxed);
@@ -217,10 +243,14 @@ impl Log {
         if written.next_wanted {
             self.prepare.notify_one();
         }
-        if written.rolled {
+        if written.rolled && self.is_flush_due() {
             // The log may have grown enough for a flush, while the same few rows were written over and over.
             self.flush.notify_one();
         }
+    }
+
+    fn batch(&self, lsn: Lsn, queued: u64, changes: &[Change]) -> Batch {
+        Batch { number: self.base + lsn.0, queued, changes: changes.to_vec() }
     }
 
     /// Lets nothing rest that has been applied so far.
@@ -234,6 +264,10 @@ impl Log {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn segments(&self) -> MutexGuard<'_, Segments> {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,7 +276,7 @@ impl Log {
 /// The flush task.
 impl Log {
     /// `left` is what an earlier opening has left.
-    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>, mut left: Option<Arc<Memtable>>) {
+    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>, mut left: Option<Arc<Folded>>) {
         let (mut files, mut upkeep) = (files, Upkeep::default());
         loop {
             let taking = self.serving.view.taking();
@@ -273,16 +307,23 @@ impl Log {
                 }
                 continue;
             }
-            let Some(frozen) = left.take().or_else(|| self.serving.view.freeze()) else {
-                if taking == Taking::Closed {
-                    break;
-                }
-                self.flush.notified().await;
-                continue;
+            let moving = match left.take() {
+                None => self.take_folded().await,
+                left => Ok(left),
             };
-            let flushed = match self.flush_whatever_breaks(&mut files, &mut upkeep, &frozen).await {
-                Ok(()) => self.follow(&files, &mut upkeep, &frozen).await,
-                failed => failed,
+            let flushed = match moving {
+                Ok(Some(moving)) => {
+                    match self.flush_whatever_breaks(&mut files, &mut upkeep, &moving).await {
+                        Ok(()) => self.follow(&files, &mut upkeep, &moving).await,
+                        failed => failed,
+                    }
+                }
+                Ok(None) if taking == Taking::Closed => break,
+                Ok(None) => {
+                    self.flush.notified().await;
+                    continue;
+                }
+                Err(error) => Err(error),
             };
             if let Err(error) = flushed {
                 self.serving.fail(error);
@@ -299,47 +340,62 @@ impl Log {
         &self,
         files: &mut Arc<StoreFiles>,
         upkeep: &mut Upkeep,
-        frozen: &Arc<Memtable>,
+        moving: &Arc<Folded>,
     ) -> Result<(), StoreError> {
-        while let Err(error) = self.flush_memtable(files, frozen).await {
+        while let Err(error) = self.flush_memtable(files, moving).await {
             self.mend(files, upkeep, error).await?;
         }
         Ok(())
     }
 
     fn is_flush_due(&self) -> bool {
-        let memtable_bytes_max = self.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS;
-        self.serving.view.active_bytes() >= memtable_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
+        let folded_bytes_max = self.serving.config.backlog_bytes_max / FOLDED_SHARE;
+        self.serving.view.folded_bytes() >= folded_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
     }
 
-    async fn flush_memtable(
-        &self,
-        files: &Arc<StoreFiles>,
-        frozen: &Arc<Memtable>,
-    ) -> Result<(), StoreError> {
-        self.hurry();
-        // Into the tables only what is durable in the log: they may never be ahead of it.
-        self.until_durable(frozen.last).await?;
-        let applied = self.base + frozen.last.0;
+    async fn flush_memtable(&self, files: &Arc<StoreFiles>, moving: &Arc<Folded>) -> Result<(), StoreError> {
+        // What is folded is durable in the log: the tables are never ahead of it.
+        let applied = self.base + moving.last.0;
         let first_needed = self.segments().first_needed(applied);
         if self.serving.config.log.breaks(Mutant::EarlyTrim) {
-            self.segments().trim(first_needed);
+            self.trim(first_needed, files.live_values()).await?;
         }
         // Each says which segments are needed; the oldest that any of them names counts, for all.
         let mark = self.segments().mark_from(first_needed);
-        let flush = |number| self.flush_file(files, number, frozen, applied, mark);
+        let flush = |number| self.flush_file(files, number, moving, applied, mark);
         let numbers = futures_util::stream::iter((0..files.all().len()).map(Ok));
         numbers.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
-        let (view, files, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(frozen));
+        let (view, of, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(moving));
         let retire = move || {
-            files.all().iter().try_for_each(|file| file.review_filter())?;
-            view.retire(&moved, files.snapshots()?);
-            Ok(files.bytes())
+            of.all().iter().try_for_each(|file| file.review_filter())?;
+            view.retire_folded(&moved, of.snapshots()?);
+            Ok(of.bytes())
         };
         let file_bytes = self.serving.block(retire).await?;
         self.serving.counts.file_bytes.store(file_bytes, Relaxed);
-        self.segments().trim(first_needed);
+        let live = files.live_values();
+        let needed_by_rows = if self.serving.config.log.breaks(Mutant::ForgottenValues) {
+            LiveValues::new()
+        } else {
+            live.clone()
+        };
+        self.trim(first_needed, needed_by_rows).await?;
+        self.collector.flushed(moving.last, live);
+        self.collect.notify_one();
         Ok(())
+    }
+
+    /// Lets segments be written over that neither an opening nor a row needs any more.
+    async fn trim(&self, first_needed: u64, live: LiveValues) -> Result<(), StoreError> {
+        let (segments, disk) = (Arc::clone(&self.segments), self.serving.env.disk());
+        let trim = move || {
+            let too_many = {
+                let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
+                segments.trim(first_needed, &live)
+            };
+            too_many.and_then(|files| files.iter().try_for_each(|file| file.remove(&*disk))).map_err(io_error)
+        };
+        self.serving.block(trim).await
     }
 
     /// Waits for the log. Not on the progress that others watch: whom that wakes first differs from run to run.
@@ -361,7 +417,7 @@ impl Log {
         &self,
         files: &Arc<StoreFiles>,
         number: usize,
-        frozen: &Arc<Memtable>,
+        moving: &Arc<Folded>,
         applied: u64,
         needed: u128,
     ) -> Result<(), StoreError> {
@@ -370,7 +426,7 @@ impl Log {
             let slice = FlushSlice {
                 files: Arc::clone(files),
                 number,
-                rows: Arc::clone(frozen),
+                rows: Arc::clone(moving),
                 after,
                 bytes_max: self.serving.config.log.flush_slice_bytes,
                 rows_max: files.part_rows(),
@@ -421,6 +477,75 @@ impl Log {
     }
 }
 
+/// The fold task.
+impl Log {
+    async fn fold(self: Arc<Self>) {
+        loop {
+            if self.serving.view.taking() != Taking::Yes {
+                // What is left is folded by the flush.
+                return;
+            }
+            if !self.is_fold_due() {
+                self.fold.notified().await;
+                continue;
+            }
+            let folding = self.folding.lock().await;
+            if let Err(error) = self.fold_active().await {
+                self.serving.fail(error);
+                return;
+            }
+            drop(folding);
+            if self.is_flush_due() {
+                self.flush.notify_one();
+            }
+        }
+    }
+
+    fn is_fold_due(&self) -> bool {
+        self.serving.view.active_bytes() >= (self.serving.config.backlog_bytes_max / FRESH_SHARE).max(1)
+    }
+
+    /// Everything applied so far, folded.
+    async fn take_folded(&self) -> Result<Option<Arc<Folded>>, StoreError> {
+        let _folding = self.folding.lock().await;
+        self.fold_active().await?;
+        Ok(self.serving.view.freeze_folded())
+    }
+
+    /// Folds everything applied so far.
+    async fn fold_active(&self) -> Result<(), StoreError> {
+        let Some(frozen) = self.serving.view.freeze() else { return Ok(()) };
+        self.hurry();
+        self.until_durable(frozen.last).await?;
+        let (view, config, runs) =
+            (Arc::clone(&self.serving.view), self.serving.config.log.clone(), self.runs().clone());
+        let fold = move || {
+            view.fold(&frozen, |key, whole| {
+                let value = whole.value.as_ref()?;
+                let place = place_in(&runs, key, value, whole.queued)
+                    .filter(|_| config.keeps_in_log(key, value.len()));
+                Some(place.map_or_else(|| Stored::Here(value.clone()), Stored::There))
+            });
+            Ok(frozen.iter().map(|(_, whole)| whole.queued).max())
+        };
+        let last = self.serving.block(fold).await?;
+        let mut runs = self.runs();
+        // The last run of these rows may hold others, which came after.
+        while runs.get(1).zip(last).is_some_and(|(next, last)| next.queued <= last) {
+            runs.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// Where the log has a row of which it is known how much had been queued before it.
+fn place_in(runs: &VecDeque<Run>, key: &[u8], value: &Bytes, queued: u64) -> Option<Place> {
+    let run = runs.get(runs.partition_point(|run| run.queued <= queued).checked_sub(1)?)?;
+    let offset = u32::try_from(run.at + (queued - run.queued)).ok()?;
+    let bytes = u32::try_from(record_bytes(key.len(), value.len())).ok()?;
+    Some(Place { segment: run.segment, offset, bytes })
+}
+
 /// The task that makes segment files before they are needed.
 impl Log {
     async fn prepare(self: Arc<Self>) {
@@ -452,7 +577,7 @@ impl Log {
 struct FlushSlice {
     files: Arc<StoreFiles>,
     number: usize,
-    rows: Arc<Memtable>,
+    rows: Arc<Folded>,
     after: Option<Bytes>,
     bytes_max: u64,
     rows_max: usize,
@@ -465,15 +590,15 @@ impl FlushSlice {
         let (mut bytes, mut last) = (0, None);
         let rows =
             self.rows.after(self.after.as_deref()).filter(|(key, _)| self.files.of(key) == self.number);
-        let slice = rows.take(self.rows_max).take_while(|(key, value)| {
+        let slice = rows.take(self.rows_max).take_while(|(key, entry)| {
             let room = bytes < self.bytes_max;
-            bytes += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
+            bytes += key.len() as u64 + entry.bytes();
             if room {
                 last = Some((*key).clone());
             }
             room
         });
-        transaction.change(slice)?;
+        transaction.change(slice.map(|(key, entry)| (key, entry.encode(key))))?;
         transaction.commit()?;
         Ok(last)
     }
@@ -487,16 +612,15 @@ impl LogStore {
         queue: impl FnOnce(&mut Queue, Batch) -> bool,
     ) -> Result<Lsn, StoreError> {
         let (log, bytes, mut look) = (&self.log, bytes_of(&batch), false);
-        let lsn = log.serving.view.apply(batch, |lsn, changes| {
-            let batch = Batch { number: log.base + lsn.0, changes: changes.to_vec() };
-            look = queue(&mut log.queue(), batch);
+        let lsn = log.serving.view.apply(batch, |lsn, queued, changes| {
+            look = queue(&mut log.queue(), log.batch(lsn, queued, changes));
         })?;
         log.serving.space.took(bytes);
         if look {
             log.write.notify_one();
         }
-        if log.serving.view.active_bytes() >= log.serving.config.backlog_bytes_max / 5 * MEMTABLE_FIFTHS {
-            log.flush.notify_one();
+        if log.is_fold_due() {
+            log.fold.notify_one();
         }
         Ok(lsn)
     }
@@ -582,6 +706,8 @@ impl Store for LogStore {
     fn stats(&self) -> StoreStats {
         StoreStats {
             log_bytes: self.log.log_bytes(),
+            kept_bytes: self.log.segments().kept().values().map(|kept| kept.bytes).sum(),
+            value_bytes: self.log.collector.live_bytes(),
             gap_ppm: self.log.gaps.share_ppm(),
             opening: self.opening,
             recovered_batches: self.recovery.batches,
@@ -602,6 +728,7 @@ impl Drop for LogStore {
     }
 }
 
+mod collector;
 mod mending;
 mod queue;
 mod upkeep;

@@ -1,6 +1,9 @@
 //! Rows that are visible and not yet in the tables.
 
-use super::Lsn;
+use super::{
+    Lsn,
+    stored::{Encoded, Stored, encode_value},
+};
 use bytes::Bytes;
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -10,10 +13,65 @@ const ENTRY_OVERHEAD_BYTES: u64 = 96;
 /// A changed row: its encoded key, and its bytes or `None` if it was removed.
 pub(super) type Change = (Bytes, Option<Bytes>);
 
-/// The newest version of every row changed by the batches `first ..= last`, in order. `None` is a removed row.
-#[derive(Debug, Default)]
-pub(super) struct Memtable {
-    rows: BTreeMap<Bytes, Option<Bytes>>,
+/// What a memtable has of a row.
+pub(super) trait Entry {
+    /// Bytes that it takes besides its key and what every entry takes.
+    fn bytes(&self) -> u64;
+
+    /// The row; nothing if it was removed.
+    fn stored(&self) -> Option<Stored>;
+
+    /// What a store file is to hold under an encoded key; nothing of a removed row.
+    fn encode(&self, key: &[u8]) -> Option<Encoded<'_>>;
+}
+
+/// A row's newest version, whole.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// `None` is a removed row.
+    pub(super) value: Option<Bytes>,
+    /// How many bytes of records have been queued for the log before this one, since the store was opened.
+    pub(super) queued: u64,
+}
+
+impl Entry for Whole {
+    fn bytes(&self) -> u64 {
+        self.value.as_ref().map_or(0, |value| value.len() as u64)
+    }
+
+    fn stored(&self) -> Option<Stored> {
+        self.value.clone().map(Stored::Here)
+    }
+
+    fn encode(&self, key: &[u8]) -> Option<Encoded<'_>> {
+        self.value.as_ref().map(|value| encode_value(key, value))
+    }
+}
+
+/// What is left of a row's newest version in memory once the log has it; `None` is a removed row.
+impl Entry for Option<Stored> {
+    fn bytes(&self) -> u64 {
+        self.as_ref().map_or(0, Stored::bytes)
+    }
+
+    fn stored(&self) -> Option<Stored> {
+        self.clone()
+    }
+
+    fn encode(&self, key: &[u8]) -> Option<Encoded<'_>> {
+        self.as_ref().map(|stored| stored.encode(key))
+    }
+}
+
+/// Rows as they were applied.
+pub(super) type Fresh = Memtable<Whole>;
+/// Rows that the log has made durable.
+pub(super) type Folded = Memtable<Option<Stored>>;
+
+/// The newest version of every row changed by some batches in a row, in order.
+#[derive(Debug)]
+pub(super) struct Memtable<E> {
+    rows: BTreeMap<Bytes, E>,
     /// Of the newest batch in it.
     pub(super) last: Lsn,
     /// How many batches it holds.
@@ -22,35 +80,48 @@ pub(super) struct Memtable {
     pub(super) bytes: u64,
 }
 
-impl Memtable {
-    /// Puts a batch on top.
-    pub(super) fn apply(&mut self, lsn: Lsn, changes: impl IntoIterator<Item = Change>) {
-        for (key, value) in changes {
-            let key_bytes = key.len() as u64;
-            self.bytes += key_bytes + ENTRY_OVERHEAD_BYTES + value_bytes(&value);
-            if let Some(replaced) = self.rows.insert(key, value) {
-                self.bytes -= key_bytes + ENTRY_OVERHEAD_BYTES + value_bytes(&replaced);
-            }
+impl<E> Default for Memtable<E> {
+    fn default() -> Self {
+        Self { rows: BTreeMap::new(), last: Lsn(0), batches: 0, bytes: 0 }
+    }
+}
+
+impl<E: Entry> Memtable<E> {
+    /// Puts a row in, in the place of its older version.
+    pub(super) fn put(&mut self, key: Bytes, entry: E) {
+        let key_bytes = key.len() as u64;
+        self.bytes += key_bytes + ENTRY_OVERHEAD_BYTES + entry.bytes();
+        if let Some(replaced) = self.rows.insert(key, entry) {
+            self.bytes -= key_bytes + ENTRY_OVERHEAD_BYTES + replaced.bytes();
         }
-        self.last = lsn;
-        self.batches += 1;
+    }
+
+    /// It has all rows of so many more batches, up to this one.
+    pub(super) fn reaches(&mut self, last: Lsn, batches: u64) {
+        self.last = last;
+        self.batches += batches;
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&E> {
         self.rows.get(key)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Bytes, &E)> {
         self.rows.iter()
     }
 
     /// The rows after a key, in order.
-    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Bytes, &E)> {
         self.range(key.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+    }
+
+    /// What a store file is to hold of them, in order.
+    pub(super) fn encoded(&self) -> impl Iterator<Item = (&Bytes, Option<Encoded<'_>>)> {
+        self.iter().map(|(key, entry)| (key, entry.encode(key)))
     }
 
     /// The rows between the bounds, in order.
@@ -61,28 +132,29 @@ impl Memtable {
         &self,
         lower: Bound<&[u8]>,
         upper: Bound<&[u8]>,
-    ) -> impl Iterator<Item = (&Bytes, &Option<Bytes>)> {
+    ) -> impl Iterator<Item = (&Bytes, &E)> {
         self.rows.range::<[u8], _>((lower, upper))
     }
-}
-
-fn value_bytes(value: &Option<Bytes>) -> u64 {
-    value.as_ref().map_or(0, |value| value.len() as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::stored::Place;
 
     #[test]
     fn its_cost_is_that_of_the_rows_it_holds() {
         let key = Bytes::from_static(b"key");
-        let mut table = Memtable::default();
-        table.apply(Lsn(1), [(key.clone(), Some(Bytes::from_static(b"a longer value")))]);
-        table.apply(Lsn(2), [(key.clone(), Some(Bytes::from_static(b"v")))]);
+        let here = |value| Some(Stored::Here(Bytes::from_static(value)));
+        let mut table = Folded::default();
+        table.put(key.clone(), here(b"a longer value"));
+        table.put(key.clone(), here(b"v"));
         assert_eq!(table.bytes, 4 + ENTRY_OVERHEAD_BYTES);
-        table.apply(Lsn(3), [(key, None)]);
+        table.put(key.clone(), Some(Stored::There(Place { segment: 1, offset: 2, bytes: 3 })));
+        table.put(key, None);
         assert_eq!(table.bytes, 3 + ENTRY_OVERHEAD_BYTES);
+        table.reaches(Lsn(2), 2);
+        table.reaches(Lsn(3), 1);
         assert_eq!((table.last, table.batches), (Lsn(3), 3));
     }
 }

@@ -4,7 +4,8 @@ use super::{
     RangeQuery, Slice, StoreError,
     files::{FileRows, Snapshots},
     key,
-    memtable::{Change, Memtable},
+    memtable::{Entry, Folded, Fresh},
+    stored::{InFile, Place, Stored},
     tables::Value,
 };
 use bytes::Bytes;
@@ -13,25 +14,38 @@ use std::{ops::Bound, sync::Arc};
 /// Everything that a slice is made of, as of one moment.
 pub(super) struct Captured {
     /// Rows of the active memtable between the bounds, in order.
-    pub(super) active: Vec<Change>,
+    pub(super) active: Vec<(Bytes, Option<Stored>)>,
     /// Oldest first.
-    pub(super) frozen: Vec<Arc<Memtable>>,
+    pub(super) frozen: Vec<Arc<Fresh>>,
+    /// As `active`, of those that are folded.
+    pub(super) folded: Vec<(Bytes, Option<Stored>)>,
+    /// Oldest first.
+    pub(super) moving: Vec<Arc<Folded>>,
     pub(super) tables: Arc<Snapshots>,
-    /// If `active` is not all there is: its last key, beyond which nothing is known.
+    /// If `active` or `folded` are not all there is: the last key up to which they are.
     pub(super) stop: Option<Bytes>,
 }
 
-/// Merges up to the query's budget. Shows no row beyond `captured.stop`, and is never the end then.
+/// The value of a row that has it in a place; none if it is not there any more.
+pub(super) type Resolve<'a> = &'a dyn Fn(&Bytes, Place) -> Result<Option<Bytes>, StoreError>;
+
+/// Merges up to the query's budget. Shows no row beyond `captured.stop`, and is never the end then. None if what was
+/// captured is too old: a value has been written over meanwhile.
 pub(super) fn slice(
     captured: Captured,
     lower: Bound<&[u8]>,
     upper: Bound<&[u8]>,
     query: &RangeQuery,
-) -> Result<Slice, StoreError> {
+    resolve: Resolve<'_>,
+) -> Result<Option<Slice>, StoreError> {
     // Newest first: at equal keys the first source wins.
-    let mut sources = vec![Source::memory(captured.active.iter().map(|(key, value)| (key, value)))?];
+    let mut sources = vec![Source::captured(&captured.active)?];
     for frozen in captured.frozen.iter().rev() {
-        sources.push(Source::memory(frozen.range(lower, upper))?);
+        sources.push(Source::memtable(frozen.range(lower, upper))?);
+    }
+    sources.push(Source::captured(&captured.folded)?);
+    for moving in captured.moving.iter().rev() {
+        sources.push(Source::memtable(moving.range(lower, upper))?);
     }
     sources.push(Source::new(Rest::Tables(Box::new(captured.tables.rows(lower, upper))))?);
     let mut slice = Slice::default();
@@ -44,12 +58,26 @@ pub(super) fn slice(
         if captured.stop.as_ref().is_some_and(|stop| key > *stop) {
             break;
         }
-        let Some(value) = found.into_bytes() else { continue };
+        let value = match found {
+            Found::Memory(None) => continue,
+            Found::Memory(Some(stored)) => value_of(&key, stored, resolve)?,
+            Found::Tables(stored) => {
+                value_of(&key, stored.with(|stored| InFile::decode(&key, stored).copy()), resolve)?
+            }
+        };
+        let Some(value) = value else { return Ok(None) };
         let at = key::decode(&key).ok_or_else(|| captured.tables.blame(&key, "a key is too short"))?;
         bytes += key.len() + value.len();
         slice.rows.push((at, value));
     }
-    Ok(slice)
+    Ok(Some(slice))
+}
+
+fn value_of(key: &Bytes, stored: Stored, resolve: Resolve<'_>) -> Result<Option<Bytes>, StoreError> {
+    match stored {
+        Stored::Here(value) => Ok(Some(value)),
+        Stored::There(place) => resolve(key, place),
+    }
 }
 
 /// The next row in order, in its newest version.
@@ -70,17 +98,8 @@ fn next<'a>(sources: &mut [Source<'a>]) -> Result<Option<(Bytes, Found<'a>)>, St
 
 /// A row's value where it was found; `None` is a removed row.
 enum Found<'a> {
-    Memory(&'a Option<Bytes>),
+    Memory(Option<Stored>),
     Tables(Value<'a>),
-}
-
-impl Found<'_> {
-    fn into_bytes(self) -> Option<Bytes> {
-        match self {
-            Self::Memory(value) => value.clone(),
-            Self::Tables(value) => Some(value.copy()),
-        }
-    }
 }
 
 /// One sorted source of rows, its first row at hand.
@@ -90,13 +109,19 @@ struct Source<'a> {
 }
 
 enum Rest<'a> {
-    Memory(Box<dyn Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a>),
+    Memory(Box<dyn Iterator<Item = (&'a Bytes, Option<Stored>)> + 'a>),
     Tables(Box<FileRows<'a>>),
 }
 
 impl<'a> Source<'a> {
-    fn memory(rows: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a) -> Result<Self, StoreError> {
-        Self::new(Rest::Memory(Box::new(rows)))
+    fn captured(rows: &'a [(Bytes, Option<Stored>)]) -> Result<Self, StoreError> {
+        Self::new(Rest::Memory(Box::new(rows.iter().map(|(key, stored)| (key, stored.clone())))))
+    }
+
+    fn memtable<E: Entry + 'a>(
+        rows: impl Iterator<Item = (&'a Bytes, &'a E)> + 'a,
+    ) -> Result<Self, StoreError> {
+        Self::new(Rest::Memory(Box::new(rows.map(|(key, entry)| (key, entry.stored())))))
     }
 
     fn new(rest: Rest<'a>) -> Result<Self, StoreError> {

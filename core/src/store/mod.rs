@@ -30,6 +30,7 @@ pub mod row;
 mod scrub;
 mod serving;
 mod space;
+mod stored;
 mod tables;
 mod view;
 
@@ -53,7 +54,8 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// A log sequence number: batches of a store are numbered 1, 2, 3 … in the order of their `apply`, anew at each open.
+/// A log sequence number: batches of a store are numbered from 1 on in the order of their `apply`, anew at each open. A
+/// store may have batches of its own in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
@@ -191,6 +193,12 @@ pub struct StoreStats {
     pub compactions: u64,
     /// Bytes that these gave back.
     pub compacted_bytes: u64,
+    /// Bytes of log that is kept for the values in it, though no opening would read it.
+    pub kept_bytes: u64,
+    /// Bytes of values that rows have in the log, keys and checksums included.
+    pub value_bytes: u64,
+    /// Segments of the log whose values have been written anew, as few of them were needed still.
+    pub collected_segments: u64,
     /// How often the scrubber has come to the end of the rows.
     pub scrub_rounds: u64,
     /// Rows whose checksums it has tried.

@@ -6,7 +6,7 @@
 
 use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
-    StoreStats, Write, files::Snapshots, memtable::Memtable, redb_file::Written, serving::Serving,
+    StoreStats, Write, files::Snapshots, memtable::Fresh, redb_file::Written, serving::Serving,
     space::bytes_of, tables::Tables, view::Taking,
 };
 use crate::env::{BoxFuture, Env};
@@ -46,7 +46,7 @@ impl RedbStore {
         let (tables, snapshots) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
         let wake = Arc::new(Notify::new());
         let serving =
-            Serving::new(env, path, config, (snapshots, written), vec![Arc::clone(&wake)], false).await;
+            Serving::new(env, path, config, (snapshots, written, None), vec![Arc::clone(&wake)], false).await;
         serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
         env.spawn("store-commit", commit(Arc::clone(&serving), tables, Arc::clone(&wake)));
         Ok(Self { opening: env.now() - began, serving, wake })
@@ -76,17 +76,13 @@ async fn commit(serving: Arc<Serving>, tables: Arc<Tables>, wake: Arc<Notify>) {
     serving.close_files(tables).await;
 }
 
-async fn commit_group(
-    serving: &Serving,
-    tables: &Arc<Tables>,
-    frozen: Arc<Memtable>,
-) -> Result<(), StoreError> {
+async fn commit_group(serving: &Serving, tables: &Arc<Tables>, frozen: Arc<Fresh>) -> Result<(), StoreError> {
     let (group, file, view) = (Arc::clone(&frozen), Arc::clone(tables), Arc::clone(&serving.view));
     let (env, written, meters) =
         (serving.env.clone(), serving.written.clone(), serving.config.meters.clone());
     let work = move || {
         let (began, before) = (env.now(), written.bytes());
-        file.commit(group.iter())?;
+        file.commit(group.encoded())?;
         meters.group(group.batches, written.bytes() - before, env.now() - began);
         view.retire(&group, Snapshots::one(&file)?);
         Ok(file.file_bytes())
@@ -103,7 +99,7 @@ async fn commit_group(
 impl Store for RedbStore {
     fn apply(&self, batch: Vec<Write>) -> Result<Lsn, StoreError> {
         let bytes = bytes_of(&batch);
-        let lsn = self.serving.view.apply(batch, |_, _| {})?;
+        let lsn = self.serving.view.apply(batch, |_, _, _| {})?;
         self.serving.space.took(bytes);
         self.wake.notify_one();
         Ok(lsn)

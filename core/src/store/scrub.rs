@@ -5,7 +5,14 @@
 //! replaced, if the store can do without it; otherwise it is a finding like any other: only a request that needs it
 //! stops the store.
 
-use super::{RowKey, StoreError, files::Snapshots, key, row::Row, serving::Serving};
+use super::{
+    RowKey, StoreError,
+    files::Snapshots,
+    key,
+    row::Row,
+    serving::Serving,
+    stored::{self, InFile},
+};
 use bytes::Bytes;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
@@ -94,8 +101,17 @@ pub(super) struct Scrubbed {
     next: Option<Place>,
 }
 
-/// Reads some rows. Blocks.
-pub(super) fn scrub(tables: &Snapshots, place: Place) -> Result<Scrubbed, StoreError> {
+/// Whether a row's value is what was written under an encoded key, as far as it has a checksum.
+pub(super) fn is_sound(key: &Bytes, row: &[u8]) -> bool {
+    key::decode(key).is_some_and(|at| !at.table.holds_rows() || Row::is_sound(&at, row))
+}
+
+/// Reads some rows, and with `value_at` those that have their values in the log. Blocks.
+pub(super) fn scrub(
+    tables: &Snapshots,
+    place: Place,
+    value_at: &dyn Fn(&[u8], stored::Place) -> Result<Option<Bytes>, StoreError>,
+) -> Result<Scrubbed, StoreError> {
     let mut scrubbed = Scrubbed { rows: 0, bytes: 0, damaged: Vec::new(), next: None };
     let Some(mut rows) = tables.rows_of_file(place.file, place.after.as_deref())? else {
         return Ok(scrubbed);
@@ -106,10 +122,18 @@ pub(super) fn scrub(tables: &Snapshots, place: Place) -> Result<Scrubbed, StoreE
             scrubbed.next = Some(Place { file: place.file + 1, after: None });
             return Ok(scrubbed);
         };
-        let sound = key::decode(&bytes)
-            .is_some_and(|at| !at.table.holds_rows() || value.with(|row| Row::is_sound(&at, row)));
+        let found = value.with(|stored| match InFile::decode(&bytes, stored) {
+            InFile::Here(row) => Ok((is_sound(&bytes, row), row.len())),
+            InFile::There(place) => Err(place),
+        });
+        let (sound, row_bytes) = match found {
+            Ok(found) => found,
+            Err(place) => {
+                value_at(&bytes, place)?.map_or((false, 0), |row| (is_sound(&bytes, &row), row.len()))
+            }
+        };
         scrubbed.rows += 1;
-        scrubbed.bytes += (bytes.len() + value.len()) as u64;
+        scrubbed.bytes += (bytes.len() + row_bytes) as u64;
         if !sound {
             scrubbed.damaged.push(bytes.clone());
         }

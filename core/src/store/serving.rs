@@ -3,6 +3,7 @@
 use super::{
     OpenError, Progress, RangeQuery, RowKey, Slice, StoreConfig, StoreError, StoreStats,
     files::Snapshots,
+    log::values::Values,
     readers::Readers,
     redb_file::Written,
     scrub::{Findings, Place, Scrubbed},
@@ -58,6 +59,7 @@ pub(super) struct Counts {
     pub(super) filter_bytes: AtomicU64,
     pub(super) compactions: AtomicU64,
     pub(super) compacted_bytes: AtomicU64,
+    pub(super) collected_segments: AtomicU64,
     pub(super) scrub_rounds: AtomicU64,
     pub(super) scrubbed_rows: AtomicU64,
     pub(super) scrubbed_bytes: AtomicU64,
@@ -74,11 +76,11 @@ impl Serving {
         env: &Env,
         path: &Path,
         config: StoreConfig,
-        (snapshots, written): (Snapshots, Written),
+        (snapshots, written, values): (Snapshots, Written, Option<Values>),
         wakes: Vec<Arc<Notify>>,
         mends: bool,
     ) -> Arc<Self> {
-        let view = Arc::new(View::new(snapshots, config.cache_bytes));
+        let view = Arc::new(View::new(snapshots, config.cache_bytes, values));
         Arc::new(Self {
             env: env.clone(),
             readers: Readers::new(env.clone(), Arc::clone(&view), config.readers_max),
@@ -242,6 +244,9 @@ impl Serving {
             scrubbed_rows: self.counts.scrubbed_rows.load(Relaxed),
             scrubbed_bytes: self.counts.scrubbed_bytes.load(Relaxed),
             damaged_rows: self.findings.damaged(),
+            kept_bytes: 0,
+            value_bytes: 0,
+            collected_segments: self.counts.collected_segments.load(Relaxed),
             gap_ppm: 0,
             opening: Duration::ZERO,
             recovered_batches: 0,

@@ -1,6 +1,6 @@
 //! Whether a store takes client writes: its backlog, and the room left on its disk.
 
-use super::{Admission, StoreConfig, Write, view::View};
+use super::{Admission, StoreConfig, Write, memtable::Change, view::View};
 use crate::env::{Disk, Env, TaskHandle};
 use bytes::Bytes;
 use std::{
@@ -101,6 +101,11 @@ impl fmt::Debug for Space {
 /// The bytes of a batch of writes.
 pub(super) fn bytes_of(batch: &[Write]) -> u64 {
     batch.iter().map(|write| (write.at.key.len() + write.value.as_ref().map_or(0, Bytes::len)) as u64).sum()
+}
+
+/// The same, of rows whose keys are encoded.
+pub(super) fn bytes_of_rows(rows: &[Change]) -> u64 {
+    rows.iter().map(|(key, value)| (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64).sum()
 }
 
 struct Look {

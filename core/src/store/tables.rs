@@ -8,7 +8,9 @@
 use super::{
     OpenError, StoreError,
     filter::KeptFilter,
+    memtable::Entry,
     redb_file::{RedbFile, Untouched, Written},
+    stored::{Encoded, InFile},
 };
 use crate::env::{Disk, File};
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use redb::{
     ReadableTableMetadata as _, TableDefinition,
 };
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{
         self,
         ErrorKind::{InvalidData, UnexpectedEof, Unsupported},
@@ -25,16 +28,20 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
     },
 };
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'static, &str, u128> = TableDefinition::new("meta");
+/// By segment of the log, the bytes of records in it that rows of this file are kept in.
+const LIVE_VALUES: TableDefinition<'static, u64, u64> = TableDefinition::new("values");
 /// The layout of the file. An unknown one is refused.
 const FORMAT_KEY: &str = "format";
-const FORMAT: u128 = 1;
+const FORMAT: u128 = 2;
+/// Without values that are kept in the log: read as it is.
+const FORMAT_OF_VALUES_ONLY: u128 = 1;
 /// Every batch up to this number is in the file.
 pub(super) const APPLIED_MARK: &str = "applied";
 /// Bytes of keys and values, and in the upper half the batch up to which they are counted.
@@ -50,7 +57,51 @@ pub(super) struct Tables {
     live_bytes: Arc<AtomicI64>,
     /// Whether they have been counted.
     is_counted: AtomicBool,
+    live_values: Arc<Mutex<LiveValues>>,
     flaw: Arc<Flaw>,
+}
+
+/// What of the log's segments rows of a file are kept in, kept in step with the rows.
+#[derive(Default)]
+struct LiveValues {
+    bytes: BTreeMap<u64, u64>,
+    /// Those that the next durable transaction has to keep.
+    changed: BTreeSet<u64>,
+}
+
+impl LiveValues {
+    fn change(&mut self, segment: u64, growth: i64) {
+        let bytes = self.bytes.entry(segment).or_default();
+        *bytes = bytes.saturating_add_signed(growth);
+        if *bytes == 0 {
+            self.bytes.remove(&segment);
+        }
+        self.changed.insert(segment);
+    }
+
+    fn keep(&mut self, transaction: &redb::WriteTransaction) -> Result<(), redb::Error> {
+        if self.changed.is_empty() {
+            return Ok(());
+        }
+        let mut kept = transaction.open_table(LIVE_VALUES)?;
+        for segment in std::mem::take(&mut self.changed) {
+            match self.bytes.get(&segment) {
+                Some(bytes) => kept.insert(segment, bytes)?,
+                None => kept.remove(segment)?,
+            };
+        }
+        Ok(())
+    }
+
+    fn load(database: &Database) -> Result<Self, redb::Error> {
+        let kept = match database.begin_read()?.open_table(LIVE_VALUES) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Self::default()),
+            kept => kept?,
+        };
+        let rows = kept.range::<u64>(..)?;
+        let bytes = rows.map(|row| row.map(|(segment, bytes)| (segment.value(), bytes.value())));
+        Ok(Self { bytes: bytes.collect::<Result<_, _>>()?, changed: BTreeSet::new() })
+    }
 }
 
 /// Whether a file has turned out to be damaged.
@@ -102,6 +153,7 @@ impl Tables {
         };
         let opened = guarded(|| Self::open_file(file, page_cache_bytes, written)).and_then(|tables| {
             tables.check_layout()?;
+            *tables.live_values() = guarded(|| LiveValues::load(&tables.database))?;
             if filter_bytes == 0 { Ok(tables) } else { guarded(|| tables.with_filter(filter_bytes)) }
         });
         opened.map(Some).map_err(|error| OpenError::from_store(path, error))
@@ -165,6 +217,12 @@ impl Tables {
     fn check_layout(&self) -> Result<(), StoreError> {
         match self.mark(FORMAT_KEY)? {
             Some(FORMAT) => Ok(()),
+            Some(FORMAT_OF_VALUES_ONLY) => {
+                // Before anything is written that a release that knows that one only could not read.
+                let transaction = self.begin()?;
+                transaction.mark(FORMAT_KEY, FORMAT)?;
+                transaction.commit()
+            }
             Some(other) => Err(unreadable(format!(
                 "its layout is {other}, and this release knows {FORMAT} only: run the release that wrote it"
             ))),
@@ -186,7 +244,19 @@ impl Tables {
     fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
         let database = Closing::new(database);
         let is_counted = AtomicBool::new(false);
-        Self { database, file, filter: None, live_bytes: Arc::default(), is_counted, flaw: Arc::default() }
+        let (live_bytes, live_values, flaw) = (Arc::default(), Arc::default(), Arc::default());
+        Self { database, file, filter: None, live_bytes, is_counted, live_values, flaw }
+    }
+
+    fn live_values(&self) -> MutexGuard<'_, LiveValues> {
+        self.live_values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds, by segment of the log, the bytes of records that rows of this file are kept in.
+    pub(super) fn add_live_values(&self, to: &mut BTreeMap<u64, u64>) {
+        for (segment, bytes) in &self.live_values().bytes {
+            *to.entry(*segment).or_default() += bytes;
+        }
     }
 
     fn with_filter(mut self, bytes: usize) -> Result<Self, redb::Error> {
@@ -208,7 +278,7 @@ impl Tables {
     /// Makes changes durable, in one transaction. Blocks.
     pub(super) fn commit<'a>(
         &self,
-        changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+        changes: impl IntoIterator<Item = (&'a Bytes, Option<Encoded<'a>>)>,
     ) -> Result<(), StoreError> {
         let transaction = self.begin()?;
         transaction.change(changes)?;
@@ -227,6 +297,8 @@ impl Tables {
             redb,
             filter: self.filter.clone(),
             live_bytes: Arc::clone(&self.live_bytes),
+            live_values: Arc::clone(&self.live_values),
+            is_part: false,
             flaw: Arc::clone(&self.flaw),
         }
     }
@@ -241,7 +313,22 @@ impl Tables {
             transaction.set_durability(Durability::None)?;
             Ok(transaction)
         }))?;
-        Ok(self.begun(redb))
+        Ok(Transaction { is_part: true, ..self.begun(redb) })
+    }
+
+    /// Puts rows of a memtable on their way into the file, in parts of so many rows: see [`Tables::begin_part`]. Blocks.
+    pub(super) fn change_in_parts<'a, E: Entry + 'a>(
+        &self,
+        rows: impl Iterator<Item = (&'a Bytes, &'a E)>,
+        rows_max: usize,
+    ) -> Result<(), StoreError> {
+        let mut rows = rows.map(|(key, entry)| (key, entry.encode(key))).peekable();
+        while rows.peek().is_some() {
+            let part = self.begin_part()?;
+            part.change(rows.by_ref().take(rows_max))?;
+            part.commit()?;
+        }
+        Ok(())
     }
 
     /// A number kept beside the rows.
@@ -393,33 +480,50 @@ pub(super) struct Transaction {
     redb: Closing<redb::WriteTransaction>,
     filter: Option<Arc<KeptFilter>>,
     live_bytes: Arc<AtomicI64>,
+    live_values: Arc<Mutex<LiveValues>>,
+    is_part: bool,
     flaw: Arc<Flaw>,
 }
 
 impl Transaction {
     pub(super) fn change<'a>(
         &self,
-        changes: impl IntoIterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+        changes: impl IntoIterator<Item = (&'a Bytes, Option<Encoded<'a>>)>,
     ) -> Result<(), StoreError> {
         self.flaw.noted(guarded(|| {
             let mut rows = self.redb.open_table(ROWS)?;
             let mut growth = 0;
+            let mut values = BTreeMap::<u64, i64>::new();
+            let mut count = |key: &[u8], stored: &[u8], sign: i64| {
+                growth += sign * row_bytes(key, stored.len());
+                if let Some(place) = InFile::decode(key, stored).place() {
+                    *values.entry(place.segment).or_default() += sign * i64::from(place.bytes);
+                }
+            };
             for (key, value) in changes {
                 let before = match value {
                     Some(value) => {
                         if let Some(filter) = &self.filter {
                             filter.add(key);
                         }
-                        growth += row_bytes(key, value.len());
+                        count(key, value.as_ref(), 1);
                         rows.insert(key.as_ref(), value.as_ref())?
                     }
                     None => rows.remove(key.as_ref())?,
                 };
-                growth -= before.map_or(0, |before| row_bytes(key, before.value().len()));
+                if let Some(before) = before {
+                    count(key, before.value(), -1);
+                }
             }
             self.live_bytes.fetch_add(growth, Relaxed);
+            let mut live = self.live_values();
+            values.into_iter().for_each(|(segment, growth)| live.change(segment, growth));
             Ok(())
         }))
+    }
+
+    fn live_values(&self) -> MutexGuard<'_, LiveValues> {
+        self.live_values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything up to this batch is in the file from this transaction on; so is what the filter knows of it.
@@ -451,6 +555,9 @@ impl Transaction {
 
     /// Makes the changes durable. Blocks.
     pub(super) fn commit(self) -> Result<(), StoreError> {
+        if !self.is_part {
+            self.flaw.noted(guarded(|| self.live_values().keep(&self.redb)))?;
+        }
         let Self { redb, flaw, .. } = self;
         flaw.noted(guarded(|| Ok(redb.into_inner().commit()?)))
     }

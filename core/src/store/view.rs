@@ -1,19 +1,28 @@
 //! What readers see: memtables on top of the cache on top of the tables. Both stores on disk read through it.
 //!
+//! Rows are applied to the active memtable, which is frozen when it is full. What has been frozen goes into the tables; or
+//! it is folded first, once the log has it: its keys, and the places of its values, go to the memtable of what is folded,
+//! and the values themselves only to the cache.
+//!
 //! One lock guards the memtables and the snapshot of the tables, and a memtable leaves in the same step in which a
-//! snapshot that holds its rows comes. So whoever takes the lock sees every batch applied so far, whole. The cache
-//! is below the memtables, and holds a row only in the newest version that has left them: [`View::fill`] refuses a
-//! row that was changed since its reading began.
+//! snapshot that holds its rows comes. So whoever takes the lock sees every batch applied so far, whole. The cache holds
+//! a row only in the newest version that has been folded or has left the memtables: [`View::fill`] refuses a row that was
+//! changed since its reading began.
+//!
+//! A place that somebody has read from a memtable or the tables may be written over before the value is read there. It is
+//! not what the row has any more, then: the row is looked up again.
 
 use super::{
     Lsn, Peek, RangeQuery, RowKey, Slice, StoreError, Write,
     cache::RowCache,
     files::Snapshots,
     key,
-    memtable::{Change, Memtable},
+    log::{change_bytes, values::Values},
+    memtable::{Change, Entry, Folded, Fresh, Memtable, Whole},
     merge::{self, Captured},
     row::Row,
-    scrub::{self, Place, Scrubbed},
+    scrub::{self, Scrubbed},
+    stored::{InFile, Place, Stored},
 };
 use bytes::Bytes;
 use rustc_hash::FxHasher;
@@ -29,16 +38,22 @@ use std::{
 /// How many groups of rows remember when they were last changed. A group shared by chance only costs a row its place
 /// in the cache.
 const TOUCHED_GROUPS: usize = 8192;
-/// Rows of the active memtable copied for one slice: a bound on how long a range holds the lock.
+/// Rows of each memtable that changes copied for one slice: a bound on how long a range holds the lock.
 const CAPTURED_ROWS_MAX: usize = 1024;
+/// Rows folded at a time: a bound on how long that holds the lock.
+const FOLDED_ROWS: usize = 64;
 
 /// The readable state of a store.
 pub(super) struct View {
     state: RwLock<State>,
     cache: RowCache,
-    /// Bytes of the active memtable, and of the frozen ones, to be asked for without the lock.
+    /// Where values are that are in neither; none in a store without a log.
+    values: Option<Values>,
+    /// Bytes of the memtables, to be asked for without the lock.
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
+    folded_bytes: AtomicU64,
+    moving_bytes: AtomicU64,
     hits: AtomicU64,
     cache_hits: AtomicU64,
     denied: AtomicU64,
@@ -65,9 +80,14 @@ pub(super) struct Figures {
 struct State {
     /// Of the newest batch.
     last: Lsn,
-    active: Memtable,
+    /// Bytes of records that the batches so far make.
+    queued: u64,
+    active: Fresh,
     /// Oldest first.
-    frozen: Vec<Arc<Memtable>>,
+    frozen: Vec<Arc<Fresh>>,
+    folded: Folded,
+    /// On their way into the tables; oldest first.
+    moving: Vec<Arc<Folded>>,
     /// `None` once the store is closed.
     tables: Option<Arc<Snapshots>>,
     /// By group of rows, the last batch that changed one of them.
@@ -84,11 +104,14 @@ pub(super) enum Taking {
 }
 
 impl View {
-    pub(super) fn new(tables: Snapshots, cache_bytes: u64) -> Self {
+    pub(super) fn new(tables: Snapshots, cache_bytes: u64, values: Option<Values>) -> Self {
         let state = State {
             last: Lsn(0),
-            active: Memtable::default(),
+            queued: 0,
+            active: Fresh::default(),
             frozen: Vec::new(),
+            folded: Folded::default(),
+            moving: Vec::new(),
             tables: Some(Arc::new(tables)),
             touched: vec![Lsn(0); TOUCHED_GROUPS],
             taking: Taking::Yes,
@@ -96,8 +119,11 @@ impl View {
         Self {
             state: RwLock::new(state),
             cache: RowCache::new(cache_bytes),
+            values,
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
+            folded_bytes: AtomicU64::new(0),
+            moving_bytes: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             cache_hits: AtomicU64::new(0),
             denied: AtomicU64::new(0),
@@ -106,15 +132,35 @@ impl View {
         }
     }
 
-    /// Makes a batch visible. `queued` is called with its number and changes while no other batch can come between.
+    /// Makes a batch visible. `queue` is called with its number, the bytes of records queued before it, and its changes
+    /// while no other batch can come between.
     pub(super) fn apply(
         &self,
         batch: Vec<Write>,
-        queued: impl FnOnce(Lsn, &[Change]),
+        queue: impl FnOnce(Lsn, u64, &[Change]),
     ) -> Result<Lsn, StoreError> {
-        let changes: Vec<Change> =
-            batch.into_iter().map(|write| (key::encode(&write.at), write.value)).collect();
+        let changes = batch.into_iter().map(|write| (key::encode(&write.at), write.value)).collect();
+        self.apply_to(&mut self.write(), changes, queue)
+    }
+
+    /// Writes rows anew as they were when `since` was the newest batch, but for those that may have changed since.
+    pub(super) fn apply_unchanged(
+        &self,
+        mut rows: Vec<Change>,
+        since: Lsn,
+        queue: impl FnOnce(Lsn, u64, &[Change]),
+    ) -> Result<Lsn, StoreError> {
         let mut state = self.write();
+        rows.retain(|(key, _)| state.touched[group(key)] <= since);
+        self.apply_to(&mut state, rows, queue)
+    }
+
+    fn apply_to(
+        &self,
+        state: &mut State,
+        changes: Vec<Change>,
+        queue: impl FnOnce(Lsn, u64, &[Change]),
+    ) -> Result<Lsn, StoreError> {
         match state.taking {
             Taking::Yes => {}
             Taking::Closed => return Err(StoreError::Closed),
@@ -128,8 +174,14 @@ impl View {
         for (key, _) in &changes {
             state.touched[group(key)] = lsn;
         }
-        queued(lsn, &changes);
-        state.active.apply(lsn, changes);
+        queue(lsn, state.queued, &changes);
+        for change in changes {
+            let bytes = change_bytes(&change);
+            let (key, value) = change;
+            state.active.put(key, Whole { value, queued: state.queued });
+            state.queued += bytes;
+        }
+        state.active.reaches(lsn, 1);
         self.active_bytes.store(state.active.bytes, Relaxed);
         Ok(lsn)
     }
@@ -159,7 +211,7 @@ impl View {
     }
 
     /// Takes everything applied so far off the active memtable; it stays visible. `None` if there is nothing.
-    pub(super) fn freeze(&self) -> Option<Arc<Memtable>> {
+    pub(super) fn freeze(&self) -> Option<Arc<Fresh>> {
         let mut state = self.write();
         if state.active.is_empty() {
             return None;
@@ -171,18 +223,57 @@ impl View {
         Some(frozen)
     }
 
-    /// Shows what an earlier opening has left: as the oldest memtable, before any batch is taken.
-    pub(super) fn take_back(&self, left: Memtable) -> Arc<Memtable> {
+    /// Shows what an earlier opening has left: before any batch is taken.
+    pub(super) fn take_back(&self, left: Folded) -> Arc<Folded> {
         let left = Arc::new(left);
-        self.frozen_bytes.fetch_add(left.bytes, Relaxed);
-        self.write().frozen.insert(0, Arc::clone(&left));
+        self.moving_bytes.fetch_add(left.bytes, Relaxed);
+        self.write().moving.push(Arc::clone(&left));
         left
     }
 
+    /// Lets go of the values of the oldest frozen memtable. `stored` says what is to be kept of a row; one fold at a time.
+    pub(super) fn fold(&self, frozen: &Arc<Fresh>, stored: impl Fn(&[u8], &Whole) -> Option<Stored>) {
+        // Into the cache before they leave the frozen memtable, which is looked at first.
+        let mut rows = frozen.iter();
+        loop {
+            let some: Vec<_> = rows.by_ref().take(FOLDED_ROWS).collect();
+            if some.is_empty() {
+                break;
+            }
+            for (key, Whole { value, .. }) in &some {
+                self.cache.put((*key).clone(), value.clone());
+            }
+            let folded: Vec<_> =
+                some.into_iter().map(|(key, whole)| (key.clone(), stored(key, whole))).collect();
+            let mut state = self.write();
+            for (key, stored) in folded {
+                state.folded.put(key, stored);
+            }
+            self.folded_bytes.store(state.folded.bytes, Relaxed);
+        }
+        let mut state = self.write();
+        state.folded.reaches(frozen.last, frozen.batches);
+        state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+        self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
+    }
+
+    /// Takes everything folded so far off its memtable; it stays visible. `None` if there is nothing. Not during a fold.
+    pub(super) fn freeze_folded(&self) -> Option<Arc<Folded>> {
+        let mut state = self.write();
+        if state.folded.is_empty() {
+            return None;
+        }
+        let moving = Arc::new(std::mem::take(&mut state.folded));
+        self.folded_bytes.store(0, Relaxed);
+        self.moving_bytes.fetch_add(moving.bytes, Relaxed);
+        state.moving.push(Arc::clone(&moving));
+        Some(moving)
+    }
+
     /// Lets go of the oldest frozen memtable, whose rows `tables` now holds.
-    pub(super) fn retire(&self, frozen: &Arc<Memtable>, tables: Snapshots) {
+    pub(super) fn retire(&self, frozen: &Arc<Fresh>, tables: Snapshots) {
         // Into the cache before they leave the memtables: in between they are found in both, and never in neither.
-        for (key, value) in frozen.iter() {
+        for (key, Whole { value, .. }) in frozen.iter() {
             self.cache.put(key.clone(), value.clone());
         }
         let tables = Arc::new(tables);
@@ -194,16 +285,56 @@ impl View {
         drop(before);
     }
 
+    /// Lets go of the oldest memtable on its way into the tables: `tables` now holds its rows.
+    pub(super) fn retire_folded(&self, moved: &Arc<Folded>, tables: Snapshots) {
+        let tables = Arc::new(tables);
+        let mut state = self.write();
+        state.moving.retain(|other| !Arc::ptr_eq(other, moved));
+        self.moving_bytes.fetch_sub(moved.bytes, Relaxed);
+        let before = state.tables.replace(tables);
+        drop(state);
+        drop(before);
+    }
+
     /// Tries the checksums of some rows of the tables. Blocks.
-    pub(super) fn scrub(&self, place: Place) -> Result<Scrubbed, StoreError> {
+    pub(super) fn scrub(&self, place: scrub::Place) -> Result<Scrubbed, StoreError> {
         let tables = self.read_state().tables.clone().ok_or(StoreError::Closed)?;
-        let mut scrubbed = scrub::scrub(&tables, place)?;
-        if !scrubbed.damaged.is_empty() {
-            // What has been repaired gets into the tables with the next flush.
-            let state = self.read_state();
-            scrubbed.damaged.retain(|key| state.memtables(key).is_none());
+        let mut scrubbed = scrub::scrub(&tables, place, &|key, place| self.value_at(key, place))?;
+        // What has been repaired gets into the tables with the next flush; and a value may have moved meanwhile.
+        let mut damaged = Vec::new();
+        for key in std::mem::take(&mut scrubbed.damaged) {
+            let in_memory = self.read_state().memtables(&key).is_some();
+            if !in_memory && !self.stored_row(&key)?.is_none_or(|(_, row)| scrub::is_sound(&key, &row)) {
+                damaged.push(key);
+            }
         }
+        scrubbed.damaged = damaged;
         Ok(scrubbed)
+    }
+
+    /// Those of some rows that still have their values in these places, as of the batch that comes with them. Blocks.
+    pub(super) fn still_there(
+        &self,
+        rows: Vec<(Bytes, Place, Bytes)>,
+    ) -> Result<(Vec<Change>, Lsn), StoreError> {
+        // All as of one moment: what leaves the memtables after it is not in these tables.
+        let (in_memtables, tables, since) = {
+            let state = self.read_state();
+            let in_memtables: Vec<_> = rows.iter().map(|(key, ..)| state.memtables(key)).collect();
+            (in_memtables, state.tables.clone().ok_or(StoreError::Closed)?, state.last)
+        };
+        let mut there = Vec::new();
+        for ((key, place, value), in_memtables) in rows.into_iter().zip(in_memtables) {
+            let own = match in_memtables {
+                Some(InMemory::Elsewhere(place)) => Some(place),
+                Some(InMemory::Row(_)) => None,
+                None => tables.get(&key)?.and_then(|stored| InFile::decode(&key, &stored).place()),
+            };
+            if own == Some(place) {
+                there.push((key, Some(value)));
+            }
+        }
+        Ok((there, since))
     }
 
     /// Reads from other files, which hold the same.
@@ -216,9 +347,13 @@ impl View {
 
     pub(super) fn peek(&self, at: &RowKey) -> Peek {
         let known = key::with_encoded(at, |key| {
-            let in_memtables = self.read_state().memtables(key).cloned();
+            let in_memtables = self.read_state().memtables(key);
             // In this order: a row that leaves the memtables is in the cache and the filter before.
-            in_memtables.or_else(|| self.cached(key)).or_else(|| self.denies(key).then_some(None))
+            match in_memtables {
+                Some(InMemory::Row(row)) => Some(row),
+                Some(InMemory::Elsewhere(_)) => self.cached(key),
+                None => self.cached(key).or_else(|| self.denies(key).then_some(None)),
+            }
         });
         match known {
             Some(row) => {
@@ -252,27 +387,73 @@ impl View {
 
     fn read_one(&self, at: &RowKey) -> Result<Option<Bytes>, StoreError> {
         let key = key::encode(at);
-        let (tables, since) = {
-            let state = self.read_state();
-            if let Some(row) = state.memtables(&key) {
-                return Ok(row.clone());
-            }
-            (state.tables.clone().ok_or(StoreError::Closed)?, state.last)
-        };
+        if let Some(InMemory::Row(row)) = self.read_state().memtables(&key) {
+            return Ok(row);
+        }
         if let Some(row) = self.cache.get(&key) {
             return Ok(row);
         }
-        if tables.deny(&key) {
-            return Ok(None);
-        }
-        let row = tables.get(&key)?;
-        self.vain_reads.fetch_add(u64::from(row.is_none()), Relaxed);
+        let Some((since, row)) = self.stored_row(&key)? else { return Ok(None) };
         // What memory holds is trusted. A damaged row is read anew each time, and fails each time.
-        let sound = row.as_ref().is_none_or(|row| !at.table.holds_rows() || Row::is_sound(at, row));
-        if sound {
-            self.fill(key, &row, since);
+        if !at.table.holds_rows() || Row::is_sound(at, &row) {
+            self.fill(key, &Some(row.clone()), since);
         }
-        Ok(row)
+        Ok(Some(row))
+    }
+
+    /// The row as of now, wherever it is, and a batch since which it has not changed. Blocks.
+    fn stored_row(&self, key: &Bytes) -> Result<Option<(Lsn, Bytes)>, StoreError> {
+        let mut before = None;
+        // Each turn but the first means that the row has been written anew meanwhile.
+        loop {
+            let (found, tables, since) = {
+                let state = self.read_state();
+                (state.memtables(key), state.tables.clone().ok_or(StoreError::Closed)?, state.last)
+            };
+            let place = match found {
+                Some(InMemory::Row(row)) => return Ok(row.map(|row| (since, row))),
+                Some(InMemory::Elsewhere(place)) => place,
+                None => {
+                    if tables.deny(key) {
+                        return Ok(None);
+                    }
+                    let Some(stored) = self.look_up(&tables, key)? else {
+                        self.fill(key.clone(), &None, since);
+                        return Ok(None);
+                    };
+                    match InFile::decode(key, &stored) {
+                        InFile::Here(value) => return Ok(Some((since, stored.slice_ref(value)))),
+                        InFile::There(place) => place,
+                    }
+                }
+            };
+            if let Some(value) = self.value_at(key, place)? {
+                return Ok(Some((since, value)));
+            }
+            if before == Some(place) {
+                return Ok(Some((since, UNREADABLE)));
+            }
+            before = Some(place);
+        }
+    }
+
+    /// The value that a row had in a place; none if it is not there any more.
+    fn value_of_captured(&self, key: &Bytes, place: Place) -> Result<Option<Bytes>, StoreError> {
+        if let Some(value) = self.value_at(key, place)? {
+            return Ok(Some(value));
+        }
+        let (there, _) = self.still_there(vec![(key.clone(), place, UNREADABLE)])?;
+        Ok(there.into_iter().find_map(|(_, unreadable)| unreadable))
+    }
+
+    fn look_up(&self, tables: &Snapshots, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let stored = tables.get(key)?;
+        self.vain_reads.fetch_add(u64::from(stored.is_none()), Relaxed);
+        Ok(stored)
+    }
+
+    fn value_at(&self, key: &[u8], place: Place) -> Result<Option<Bytes>, StoreError> {
+        self.values.as_ref().map_or(Ok(None), |values| values.read(key, place))
     }
 
     /// Caches a row as it was when `since` was the newest batch, unless it may have changed.
@@ -293,7 +474,9 @@ impl View {
         loop {
             let captured = self.capture(lower.as_ref().map(Bytes::as_ref), upper)?;
             let stop = captured.stop.clone();
-            let slice = merge::slice(captured, lower.as_ref().map(Bytes::as_ref), upper, query)?;
+            let resolve = |key: &Bytes, place| self.value_of_captured(key, place);
+            let slice = merge::slice(captured, lower.as_ref().map(Bytes::as_ref), upper, query, &resolve)?;
+            let Some(slice) = slice else { continue };
             match stop {
                 // Only removed rows so far: the caller could not tell where to go on.
                 Some(stop) if slice.rows.is_empty() && !slice.end => lower = Bound::Excluded(stop),
@@ -308,24 +491,33 @@ impl View {
             return Err(StoreError::Stopped);
         }
         let tables = state.tables.clone().ok_or(StoreError::Closed)?;
-        let active: Vec<Change> = state
-            .active
-            .range(lower, upper)
-            .take(CAPTURED_ROWS_MAX)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let stop = (active.len() == CAPTURED_ROWS_MAX).then(|| active.last().map(|(key, _)| key.clone()));
-        Ok(Captured { active, frozen: state.frozen.clone(), tables, stop: stop.flatten() })
+        let active = rows_of(&state.active, lower, upper);
+        let folded = rows_of(&state.folded, lower, upper);
+        let stop = [&active, &folded]
+            .into_iter()
+            .filter(|rows| rows.len() == CAPTURED_ROWS_MAX)
+            .filter_map(|rows| rows.last().map(|(key, _)| key.clone()))
+            .min();
+        let (frozen, moving) = (state.frozen.clone(), state.moving.clone());
+        Ok(Captured { active, frozen, folded, moving, tables, stop })
     }
 
     /// Bytes of rows in memtables.
     pub(super) fn memtable_bytes(&self) -> u64 {
-        self.active_bytes() + self.frozen_bytes()
+        self.active_bytes()
+            + self.frozen_bytes.load(Relaxed)
+            + self.folded_bytes()
+            + self.moving_bytes.load(Relaxed)
     }
 
     /// Bytes of rows in the memtables that are on their way into the tables.
     pub(super) fn frozen_bytes(&self) -> u64 {
-        self.frozen_bytes.load(Relaxed)
+        self.frozen_bytes.load(Relaxed) + self.moving_bytes.load(Relaxed)
+    }
+
+    /// Bytes of rows that the log has, and that are not yet on their way into the tables.
+    pub(super) fn folded_bytes(&self) -> u64 {
+        self.folded_bytes.load(Relaxed)
     }
 
     /// Bytes of rows in the memtable that takes batches.
@@ -334,7 +526,6 @@ impl View {
     }
 
     /// The newest batch.
-    #[cfg(test)]
     pub(super) fn last(&self) -> Lsn {
         self.read_state().last
     }
@@ -359,11 +550,41 @@ impl View {
     }
 }
 
+/// What a row is answered with whose value can't be read: it is there, and no checksum is right for it.
+const UNREADABLE: Bytes = Bytes::from_static(b"");
+
+/// What the memtables have of a row.
+enum InMemory {
+    /// The row, or that it has been removed.
+    Row(Option<Bytes>),
+    /// Where its value is.
+    Elsewhere(Place),
+}
+
 impl State {
-    fn memtables(&self, key: &[u8]) -> Option<&Option<Bytes>> {
+    fn memtables(&self, key: &[u8]) -> Option<InMemory> {
         let frozen = || self.frozen.iter().rev().find_map(|table| table.get(key));
-        self.active.get(key).or_else(frozen)
+        if let Some(whole) = self.active.get(key).or_else(frozen) {
+            return Some(InMemory::Row(whole.value.clone()));
+        }
+        let moving = || self.moving.iter().rev().find_map(|table| table.get(key));
+        let stored = self.folded.get(key).or_else(moving)?;
+        Some(match stored {
+            None => InMemory::Row(None),
+            Some(Stored::Here(value)) => InMemory::Row(Some(value.clone())),
+            Some(Stored::There(place)) => InMemory::Elsewhere(*place),
+        })
     }
+}
+
+/// The first rows of a memtable between the bounds.
+fn rows_of<E: Entry>(
+    table: &Memtable<E>,
+    lower: Bound<&[u8]>,
+    upper: Bound<&[u8]>,
+) -> Vec<(Bytes, Option<Stored>)> {
+    let rows = table.range(lower, upper).take(CAPTURED_ROWS_MAX);
+    rows.map(|(key, entry)| (key.clone(), entry.stored())).collect()
 }
 
 fn group(key: &[u8]) -> usize {

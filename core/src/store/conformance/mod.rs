@@ -119,12 +119,10 @@ pub async fn race(env: &Env, open: &Open, seed: u64, writers: u64, batches: u64)
     }
     walker.await;
     lsns.sort_unstable();
-    assert_eq!(
-        lsns,
-        (1..=writers * batches).map(Lsn).collect::<Vec<_>>(),
-        "numbers are unique and without gaps"
-    );
-    settle(&*store, Lsn(writers * batches)).await;
+    let count = lsns.len();
+    lsns.dedup();
+    assert_eq!(lsns.len(), count, "numbers are unique");
+    settle(&*store, lsns.last().copied().unwrap_or_default()).await;
     assert_pairs(&*store).await;
     store.close().await.unwrap();
 }
@@ -158,9 +156,9 @@ impl Play {
                 None => self.model.remove(&write.at),
             };
         }
-        let expected = Lsn(self.last.0 + u64::from(!batch.is_empty()));
+        let (before, is_empty) = (self.last, batch.is_empty());
         self.last = apply(&*self.store, batch).unwrap();
-        assert_eq!(self.last, expected, "batches are numbered in order");
+        assert!(self.last > before || is_empty && self.last == before, "batches are numbered in order");
     }
 
     async fn look(&self, at: RowKey) {
@@ -198,7 +196,7 @@ impl Play {
     async fn reopen(&mut self, open: &Open) {
         self.store.close().await.unwrap();
         let progress = self.store.progress();
-        assert_eq!(progress.borrow().durable, self.last, "closing makes everything durable");
+        assert!(progress.borrow().durable >= self.last, "closing makes everything durable");
         drop(progress);
         let refused = self.store.apply(vec![random_write(&mut Rng::from_seed(0))]);
         assert!(matches!(refused, Err(StoreError::Closed)), "a closed store refuses");

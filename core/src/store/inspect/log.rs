@@ -9,6 +9,7 @@ use crate::{
             InspectedSegment, Needed, io_error,
             recovery::{FIRST_MARK, LOG_MARK},
             segments_of,
+            values::Values,
         },
         redb_file::Untouched,
         tables::{APPLIED_MARK, Tables},
@@ -73,6 +74,7 @@ pub struct LogSummary {
 
 /// The segments of a store.
 pub(super) struct Log {
+    log: Option<u128>,
     needed: Vec<InspectedSegment>,
     spare: Vec<InspectedSegment>,
     /// Which segments should be there, and the batch that comes next, if the store's files say so.
@@ -95,7 +97,7 @@ impl Log {
         };
         let (mut needed, spare): (Vec<_>, Vec<_>) = all.into_iter().partition(is_needed);
         needed.sort_unstable_by_key(InspectedSegment::header);
-        Ok(Self { needed, spare, expected: marks.map(|marks| (marks.needed, marks.next)) })
+        Ok(Self { log, needed, spare, expected: marks.map(|marks| (marks.needed, marks.next)) })
     }
 
     /// Shows every record that follows the one before it.
@@ -144,6 +146,12 @@ impl Log {
             summary.loss = next.map(|from| Loss { from, durable: 0 });
         }
         Ok(summary)
+    }
+
+    /// Where rows have their values, if it is known which log it is.
+    pub(super) fn values(&self, disk: &Arc<dyn Disk>, store: &Path) -> Result<Option<Values>, StoreError> {
+        let values = |log| Values::of_stopped(disk, &store.join("log"), log);
+        self.log.map(values).transpose()
     }
 
     /// Reports every segment.

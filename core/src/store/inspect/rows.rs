@@ -7,19 +7,22 @@ use crate::{
         StoreError,
         files::file_of,
         key,
-        log::io_error,
+        log::{io_error, values::Values},
         redb_file::Untouched,
         row::Row,
+        stored::{InFile, Stored},
         tables::{Rows, Tables},
     },
 };
 use std::{ops::Bound, path::Path, sync::Arc};
 
-/// Tries the checksums of the file's pages, and of every row in it. `place` is which of how many files it is.
+/// Tries the checksums of the file's pages, and of every row in it. `place` is which of how many files it is, `values` where
+/// rows have their values that do not have them in the file.
 pub(super) fn verify(
     disk: &dyn Disk,
     path: &Path,
     place: Option<(usize, usize)>,
+    values: Option<&Values>,
 ) -> Result<FileReport, StoreError> {
     let file = disk.open(path, false).map_err(io_error)?;
     let mut report = FileReport::new(path, FileKind::Rows, file.len().map_err(io_error)?);
@@ -31,7 +34,7 @@ pub(super) fn verify(
     }
     // Anew: what the check of the pages repaired in memory is not what a node would read.
     let untouched = Untouched::new(file).map_err(io_error)?;
-    match check_rows(untouched, place, &mut report) {
+    match check_rows(untouched, place, values, &mut report) {
         Err(StoreError::Io(error)) => return Err(StoreError::Io(error)),
         Err(other) => report.find(other.to_string()),
         Ok(()) => {}
@@ -49,6 +52,7 @@ fn check_pages(file: Untouched, report: &mut FileReport) -> Result<(), StoreErro
 fn check_rows(
     file: Untouched,
     place: Option<(usize, usize)>,
+    values: Option<&Values>,
     report: &mut FileReport,
 ) -> Result<(), StoreError> {
     let tables = Tables::inspect(file)?;
@@ -60,8 +64,18 @@ fn check_rows(
             report.find(format!("a row's key is too short: {}", bytes.escape_ascii()));
             continue;
         };
-        if at.table.holds_rows() && !value.with(|row| Row::is_sound(&at, row)) {
-            report.find(format!("the checksum of row {at:?} does not match"));
+        let stored = value.with(|stored| InFile::decode(&bytes, stored).copy());
+        let row = match (stored, values) {
+            (Stored::Here(row), _) => Some(row),
+            (Stored::There(place), Some(values)) => values.read(&bytes, place)?,
+            (Stored::There(_), None) => None,
+        };
+        match row {
+            None => report.find(format!("the value of row {at:?} can't be read in the log")),
+            Some(row) if at.table.holds_rows() && !Row::is_sound(&at, &row) => {
+                report.find(format!("the checksum of row {at:?} does not match"));
+            }
+            Some(_) => {}
         }
         if place.is_some_and(|(number, count)| file_of(&bytes, count) != number) {
             report.find(format!("row {at:?} belongs to another file"));

@@ -32,8 +32,14 @@ fn config() -> StoreConfig {
     }
 }
 
-/// A store with rows in its tables, and rows that are in its log only. The process is gone.
+/// A store with rows in its tables, which have their values in the log, and rows that are in its log only. The process is
+/// gone.
 fn filled(sim: &Sim) -> Env {
+    filled_with(sim, config())
+}
+
+fn filled_with(sim: &Sim, config: StoreConfig) -> Env {
+    let config = || config.clone();
     let env = sim.node_env(0);
     sim.run_until(async {
         let store = LogStore::open(&env, Path::new("/data/store"), config()).await.unwrap();
@@ -169,7 +175,9 @@ fn a_flipped_bit_is_found_in_every_kind_of_file() {
         assert_eq!(damaged[0].path, path);
         damaged[0].findings.join("; ")
     };
-    let env = filled(&sim);
+    let mut config = config();
+    config.log.value_bytes_min = usize::MAX;
+    let env = filled_with(&sim, config);
     // A row's value, found by what every value holds. Flipped back before the next.
     let rows = Path::new("/data/store/rows-001.redb");
     let offset = find(&bytes_of(&env, rows), &[0x5a; 100]) + 50;
@@ -193,6 +201,22 @@ fn a_flipped_bit_is_found_in_every_kind_of_file() {
 
     flip(&env, &segment, 4096 + 30);
     assert!(damaged(&env, &segment).contains("1 of the 2 copies"));
+}
+
+#[test]
+fn a_value_that_has_rotted_in_the_log_is_found_with_its_row() {
+    let sim = Sim::new(7);
+    let env = filled(&sim);
+    let summary = look(&env).log(|_| ControlFlow::Continue(())).unwrap();
+    let (newest, _) = summary.end.unwrap();
+    let kept = env.disk().list(Path::new("/data/store/log")).unwrap().into_iter().find(|path| {
+        *path != newest && bytes_of(&env, path).windows(100).any(|window| window == [0x5a; 100])
+    });
+    let kept = kept.unwrap();
+    flip(&env, &kept, find(&bytes_of(&env, &kept), &[0x5a; 100]) + 50);
+    let reports = reports(&env);
+    let findings: Vec<_> = reports.iter().flat_map(|report| &report.findings).collect();
+    assert!(findings.len() == 1 && findings[0].contains("can't be read in the log"), "{findings:?}");
 }
 
 #[test]

@@ -27,6 +27,10 @@ pub enum Mutant {
     UnmarkedFlush,
     /// A flush does not keep what it adds to the filter.
     ForgottenFilter,
+    /// A segment that no opening needs is written over though rows have their values in it.
+    ForgottenValues,
+    /// The collector writes rows anew that have been changed since it looked at them.
+    BlindCollector,
     /// A flush during a compaction does not change what has been copied.
     DeafCompaction,
 }

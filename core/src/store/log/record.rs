@@ -74,11 +74,20 @@ pub(super) fn write_seal(out: &mut Vec<u8>, seed: Seed, last: u64, durable: u64)
     write(out, seed, last, SEAL, 8, |out| out.extend_from_slice(&durable.to_le_bytes()));
 }
 
+/// Bytes that the record of a change takes.
+pub(in crate::store) fn change_bytes((key, value): &Change) -> u64 {
+    record_bytes(key.len(), value.as_ref().map_or(0, Bytes::len))
+}
+
+/// Bytes that the record of a change takes whose key and value have these lengths.
+pub(in crate::store) fn record_bytes(key_bytes: usize, value_bytes: usize) -> u64 {
+    (HEADER_BYTES + 4 + key_bytes + value_bytes) as u64
+}
+
 /// Bytes that a group of batches takes, seal included.
 pub(super) fn group_bytes<'a>(batches: impl IntoIterator<Item = &'a [Change]>) -> u64 {
-    let record = |(key, value): &Change| HEADER_BYTES + 4 + key.len() + value.as_ref().map_or(0, Bytes::len);
-    let rows = batches.into_iter().flat_map(|changes| changes.iter().map(record));
-    (rows.sum::<usize>() + SEAL_BYTES) as u64
+    let records = batches.into_iter().flat_map(|changes| changes.iter().map(change_bytes));
+    records.sum::<u64>() + SEAL_BYTES as u64
 }
 
 /// The record at the beginning of `bytes`; `None` if there is no whole, valid one.

@@ -18,16 +18,18 @@ use super::{
     mutant::Mutant,
     needed::Needed,
     record::{self, Body, Seed},
-    segment::{Header, RECORDS_AT, SegmentFile, Segments},
+    segment::{Header, LiveValues, RECORDS_AT, SegmentFile, Segments},
+    values,
     walk::Walk,
 };
 use crate::{
     env::Disk,
     store::{
-        Lsn, StoreConfig, StoreError,
+        StoreConfig, StoreError,
         files::StoreFiles,
         gaps::GAPS_MARK,
-        memtable::{Change, Memtable},
+        memtable::Folded,
+        stored::Stored,
         tables::{APPLIED_MARK, Tables, make_directory},
     },
 };
@@ -70,6 +72,8 @@ pub struct Recovery {
     pub segments: u64,
     /// What was acknowledged and is gone, if anything: found now, or at an earlier opening.
     pub loss: Option<Loss>,
+    /// Segments that are not there though rows have their values in them: each of these rows is damaged.
+    pub lost_values: u64,
 }
 
 /// Acknowledged batches that are gone: the store is behind its replicas and must be filled from them. It says so at
@@ -88,8 +92,10 @@ pub(in crate::store) struct Recovered {
     /// The last batch of the earlier openings: the next one has the number after it.
     pub(in crate::store) last: u64,
     /// What the tables do not have of them, durable before this opening's first batch.
-    pub(in crate::store) rows: Memtable,
+    pub(in crate::store) rows: Folded,
     pub(in crate::store) segments: Segments,
+    /// Which log it is.
+    pub(in crate::store) log: u128,
     /// The segment that comes next, and where in it.
     pub(in crate::store) tail: Tail,
 }
@@ -114,8 +120,12 @@ pub(in crate::store) fn recover(
     let log = files.marks(LOG_MARK)?.first().copied().unwrap_or(new_log);
     let needed = Needed::oldest(files.marks(FIRST_MARK)?)?;
     let opening = needed.map_or(0, Needed::newest_opening) + 1;
-    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, opening << 32);
+    let live = files.live_values();
+    let is_kept =
+        |number: u64| live.contains_key(&number) && !needed.is_some_and(|needed| needed.has(number));
+    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, opening << 32, is_kept);
     let segments = segments.map_err(io_error)?;
+    let lost_values = lost_values(&live, &segments, is_kept);
     let chain = needed.map_or(Ok(Vec::new()), |needed| chain(&segments, log, needed))?;
 
     // A file that has just been made takes all that the log has.
@@ -136,7 +146,7 @@ pub(in crate::store) fn recover(
     let waiting = needed.filter(|needed| found.can_wait(*needed));
     let (rows, tail) = match waiting {
         Some(needed) => opening.leave(found.rows, needed, &found.read, last, &config.log)?,
-        None => (Memtable::default(), opening.settle(&mut found, aside, last)?),
+        None => (Folded::default(), opening.settle(&mut found, aside, last)?),
     };
     let loss = known_loss(files)?;
     if let Some(loss) = loss {
@@ -146,8 +156,8 @@ pub(in crate::store) fn recover(
             "acknowledged writes are missing from the store's log: it must be filled from its replicas"
         );
     }
-    let recovery = Recovery { loss, ..found.recovery };
-    Ok(Recovered { recovery, last, rows, segments: opening.segments, tail })
+    let recovery = Recovery { loss, lost_values, ..found.recovery };
+    Ok(Recovered { recovery, last, rows, segments: opening.segments, log, tail })
 }
 
 /// The end of an opening: it begins a segment of its own and says so.
@@ -162,12 +172,12 @@ impl Opening<'_> {
     /// Leaves the rows to the flush: the segments that were read stay needed, and the new one comes behind them.
     fn leave(
         &mut self,
-        rows: Memtable,
+        rows: Folded,
         needed: Needed,
         read: &[Tail],
         last: u64,
         config: &LogConfig,
-    ) -> Result<(Memtable, Tail), StoreError> {
+    ) -> Result<(Folded, Tail), StoreError> {
         read.iter().for_each(|read| self.segments.keep(read));
         let tail = self.begin(last + 1)?;
         let behind = read.last().and_then(|read| needed.joined(read.header.number, tail.header.number));
@@ -215,11 +225,9 @@ impl Opening<'_> {
             }
             transaction.commit()?;
         }
-        if found.recovery.loss.is_some() {
-            self.segments.keep_as_evidence(&aside).map_err(io_error)?;
-        } else {
-            self.segments.give_back(aside.into_iter().filter(|file| !file.is(&tail.file)).collect());
-        }
+        let aside: Vec<_> = aside.into_iter().filter(|file| !file.is(&tail.file)).collect();
+        let (live, is_lost) = (self.files.live_values(), found.recovery.loss.is_some());
+        self.segments.sort_out(aside, &live, is_lost).map_err(io_error)?;
         Ok(tail)
     }
 
@@ -252,7 +260,7 @@ struct Found<'a> {
     /// By store file, the batch up to which it has everything.
     applied: &'a [u64],
     config: &'a StoreConfig,
-    rows: Memtable,
+    rows: Folded,
     /// Some rows are on their way into the tables, and durable there with the next transaction of their file.
     moved: bool,
     recovery: Recovery,
@@ -277,7 +285,7 @@ impl<'a> Found<'a> {
             files,
             applied,
             config,
-            rows: Memtable::default(),
+            rows: Folded::default(),
             moved: false,
             recovery: Recovery::default(),
             next: applied.iter().min().map_or(1, |applied| applied + 1),
@@ -300,7 +308,7 @@ impl<'a> Found<'a> {
             }
             let bytes = file.records().map_err(io_error)?;
             let seed = seed(header, &self.config.log);
-            let Groups { newest, end } = self.read_segment(header.first, &bytes, seed);
+            let Groups { newest, end } = self.read_segment(header, &bytes, seed);
             self.recovery.segments += 1;
             self.read.push(Tail { header: *header, file: file.clone(), at: RECORDS_AT + end as u64 });
             // A later segment proves this one durable, and will replace this.
@@ -319,14 +327,20 @@ impl<'a> Found<'a> {
     }
 
     /// Takes the whole groups of a segment.
-    fn read_segment(&mut self, first: u64, bytes: &[u8], seed: Seed) -> Groups {
+    fn read_segment(&mut self, header: &Header, bytes: &[u8], seed: Seed) -> Groups {
         let mut groups = Groups { newest: 0, end: 0 };
-        let mut group: Vec<(u64, Change)> = Vec::new();
-        for (at, record) in Walk::new(bytes, seed, first) {
+        let mut group: Vec<(u64, Bytes, Option<Stored>)> = Vec::new();
+        for (at, record) in Walk::new(bytes, seed, header.first) {
             match record.body {
                 Body::Change { key, value } => {
-                    let change = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-                    group.push((record.number, change));
+                    let stored = value.map(|value| {
+                        let place = values::place(header, at, record.bytes);
+                        match place.filter(|_| self.config.log.keeps_in_log(key, value.len())) {
+                            Some(place) => Stored::There(place),
+                            None => Stored::Here(Bytes::copy_from_slice(value)),
+                        }
+                    });
+                    group.push((record.number, Bytes::copy_from_slice(key), stored));
                 }
                 Body::Seal { .. } => {
                     groups = Groups { newest: groups.end, end: at + record.bytes };
@@ -353,14 +367,14 @@ impl<'a> Found<'a> {
     }
 
     /// Takes a group that is whole, but for what the store files have already.
-    fn take(&mut self, group: Vec<(u64, Change)>) {
-        for (number, change) in group {
+    fn take(&mut self, group: Vec<(u64, Bytes, Option<Stored>)>) {
+        for (number, key, stored) in group {
             if number >= self.next {
                 self.recovery.batches += 1;
                 self.next = number + 1;
             }
-            if number > self.applied[self.files.of(&change.0)] {
-                self.rows.apply(Lsn(0), [change]);
+            if number > self.applied[self.files.of(&key)] {
+                self.rows.put(key, stored);
             }
         }
     }
@@ -378,12 +392,10 @@ impl<'a> Found<'a> {
         let rows = std::mem::take(&mut self.rows);
         self.moved |= !rows.is_empty();
         for (number, file) in self.files.all().iter().enumerate().rev() {
-            let rows: Vec<_> = rows.iter().filter(|(key, _)| self.files.of(key) == number).collect();
-            for part in rows.chunks(self.files.part_rows()) {
-                let transaction = file.begin_part()?;
-                transaction.change(part.iter().copied())?;
-                transaction.commit()?;
-            }
+            file.change_in_parts(
+                rows.iter().filter(|(key, _)| self.files.of(key) == number),
+                self.files.part_rows(),
+            )?;
         }
         Ok(())
     }
@@ -404,6 +416,20 @@ impl<'a> Found<'a> {
             (known, new) => known.or(new),
         }
     }
+}
+
+/// Counts the segments that are to be kept and are not there.
+fn lost_values(live: &LiveValues, segments: &Segments, is_kept: impl Fn(u64) -> bool) -> u64 {
+    let is_lost = |number: &&u64| is_kept(**number) && !segments.kept().contains_key(number);
+    let lost = live.keys().filter(is_lost).count() as u64;
+    if lost > 0 {
+        tracing::error!(
+            segments = lost,
+            "files of the log are missing in which rows have their values: the rows are damaged, and come back from the \
+             other replicas as they are found"
+        );
+    }
+    lost
 }
 
 /// What an earlier opening found to be gone.

@@ -4,13 +4,13 @@
 //! the segments of one. Its header is there twice, so that no single bad page hides the records behind it, and says
 //! which batch comes first: everything before that one was durable when the segment was begun.
 //!
-//! Files are never removed; one whose records are no longer needed waits to be written over, which spares the file
-//! system a change of length at every sync.
+//! A segment that no opening needs any more is kept as long as rows have their values in it. Then its file waits to be
+//! written over, which spares the file system a change of length at every sync; of many that wait some are removed.
 
 use super::{needed::Needed, record::Seed, recovery::Tail};
 use crate::env::{Disk, File};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,6 +24,8 @@ const HEADER_BYTES: usize = 44;
 const PREFIX: &str = "log-";
 /// Zeroes are written in pieces of this size.
 const ZEROES_BYTES: usize = 256 << 10;
+/// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
+const FREE_MAX: usize = 32;
 
 /// What a segment's file says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,18 @@ pub(in crate::store) struct SegmentFile {
 }
 
 impl SegmentFile {
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        Ok(Self { bytes: disk.open(path, false)?, path: path.to_owned() })
+    }
+
+    pub(in crate::store) fn remove(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.remove(&self.path)
+    }
+
+    fn into_kept(self) -> io::Result<KeptSegment> {
+        Ok(KeptSegment { bytes: self.bytes.len()?.saturating_sub(RECORDS_AT), path: self.path })
+    }
+
     /// Whether both are the same file.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.bytes, &other.bytes)
@@ -147,6 +161,18 @@ struct Live {
     file: SegmentFile,
 }
 
+/// A segment that is not needed any more but for the values in it.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct KeptSegment {
+    /// Its file, which is opened by whoever reads it: there may be more of them than files a process may have open.
+    pub(in crate::store) path: PathBuf,
+    /// Bytes of records in it, about.
+    pub(in crate::store) bytes: u64,
+}
+
+/// Bytes of records that rows have their values in, by segment.
+pub(in crate::store) type LiveValues = BTreeMap<u64, u64>;
+
 /// The files of a log: those in use, oldest first, and those that wait.
 #[derive(Debug)]
 pub(in crate::store) struct Segments {
@@ -157,21 +183,24 @@ pub(in crate::store) struct Segments {
     next_number: u64,
     next_file: u32,
     live: VecDeque<Live>,
+    kept: BTreeMap<u64, KeptSegment>,
     free: Vec<SegmentFile>,
     /// What the store's files say.
     needed: Needed,
 }
 
 impl Segments {
-    /// Finds the files of the log in a directory. None is in use yet; numbers begin at `next_number`.
+    /// Finds the files of the log in a directory. But for those that are to be kept none is in use yet; numbers begin at
+    /// `next_number`.
     pub(super) fn find(
         disk: Arc<dyn Disk>,
         directory: &Path,
         segment_bytes: u64,
         log: u128,
         next_number: u64,
+        is_kept: impl Fn(u64) -> bool,
     ) -> io::Result<Self> {
-        let mut free = Vec::new();
+        let (mut free, mut kept) = (Vec::new(), BTreeMap::new());
         let mut next_file = 0;
         for path in disk.list(directory)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -179,10 +208,47 @@ impl Segments {
                 continue;
             };
             next_file = next_file.max(number + 1);
-            free.push(SegmentFile { bytes: disk.open(&path, false)?, path });
+            let file = SegmentFile { bytes: disk.open(&path, false)?, path };
+            match file.header()?.filter(|header| header.log == log && is_kept(header.number)) {
+                Some(header) => drop(kept.insert(header.number, file.into_kept()?)),
+                None => free.push(file),
+            }
         }
         let (live, directory, needed) = (VecDeque::new(), directory.to_owned(), Needed::from(next_number));
-        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, free, needed })
+        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, kept, free, needed })
+    }
+
+    /// Keeps those of some files that rows have their values in. The others wait; if something was lost they are kept for
+    /// whoever wants to know what was in them, under names that are not the log's.
+    pub(super) fn sort_out(
+        &mut self,
+        files: Vec<SegmentFile>,
+        live: &LiveValues,
+        is_lost: bool,
+    ) -> io::Result<()> {
+        for file in files {
+            let own = file.header()?.filter(|header| header.log == self.log);
+            match own.filter(|header| live.contains_key(&header.number)) {
+                Some(header) => drop(self.kept.insert(header.number, file.into_kept()?)),
+                None if is_lost => self.disk.rename(&file.path, &file.path.with_added_extension("lost"))?,
+                None => self.free.push(file),
+            }
+        }
+        if is_lost { self.disk.sync_dir(&self.directory) } else { Ok(()) }
+    }
+
+    /// The segments that are kept for the values in them, by number.
+    pub(in crate::store) fn kept(&self) -> &BTreeMap<u64, KeptSegment> {
+        &self.kept
+    }
+
+    /// Where a segment can be read: one that is needed, or one that is kept.
+    pub(super) fn find_segment(&self, number: u64) -> Option<Result<SegmentFile, PathBuf>> {
+        let live = || self.live.iter().rev().find(|live| live.number == number);
+        match self.kept.get(&number) {
+            Some(kept) => Some(Err(kept.path.clone())),
+            None => live().map(|live| Ok(live.file.clone())),
+        }
     }
 
     pub(super) fn free(&self) -> &[SegmentFile] {
@@ -198,14 +264,6 @@ impl Segments {
 
     pub(in crate::store) fn give_back(&mut self, files: Vec<SegmentFile>) {
         self.free.extend(files);
-    }
-
-    /// Keeps files for whoever wants to know what was in them: under names that are not the log's.
-    pub(super) fn keep_as_evidence(&self, files: &[SegmentFile]) -> io::Result<()> {
-        for file in files {
-            self.disk.rename(&file.path, &file.path.with_added_extension("lost"))?;
-        }
-        self.disk.sync_dir(&self.directory)
     }
 
     /// Begins the next segment, whose first record will be of batch `first`. Its header is written, not synced.
@@ -263,14 +321,30 @@ impl Segments {
         self.live.get(unneeded).map_or(self.next_number, |segment| segment.number)
     }
 
-    /// Lets the segments before `first_needed` be written over.
-    pub(in crate::store) fn trim(&mut self, first_needed: u64) {
+    /// Lets the segments before `first_needed` be written over, but for those that rows have their values in; gives the
+    /// files that are too many, to be removed.
+    pub(in crate::store) fn trim(
+        &mut self,
+        first_needed: u64,
+        live: &LiveValues,
+    ) -> io::Result<Vec<SegmentFile>> {
         while let Some(oldest) = self.live.front()
             && oldest.number < first_needed
             && let Some(oldest) = self.live.pop_front()
         {
-            self.free.push(oldest.file);
+            if live.contains_key(&oldest.number) {
+                self.kept.insert(oldest.number, KeptSegment { path: oldest.file.path, bytes: oldest.bytes });
+            } else {
+                self.free.push(oldest.file);
+            }
         }
+        let dead: Vec<u64> = self.kept.keys().filter(|number| !live.contains_key(number)).copied().collect();
+        for number in dead {
+            if let Some(KeptSegment { path, .. }) = self.kept.remove(&number) {
+                self.free.push(SegmentFile { bytes: self.disk.open(&path, false)?, path });
+            }
+        }
+        Ok(self.free.split_off(self.free.len().min(FREE_MAX)))
     }
 
     /// Bytes of records that an opening would read.

@@ -15,6 +15,8 @@ use std::{
 /// A batch on its way to the log.
 pub(in crate::store) struct Batch {
     pub(in crate::store) number: u64,
+    /// How many bytes of records have been queued before it, since the store was opened.
+    pub(in crate::store) queued: u64,
     pub(in crate::store) changes: Vec<Change>,
 }
 
@@ -35,9 +37,22 @@ pub(in crate::store) struct Writer {
     buffer: Vec<u8>,
 }
 
+/// Records that stand in a segment one behind the other, as they were queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Run {
+    /// Bytes of records that have been queued before the first of them.
+    pub(in crate::store) queued: u64,
+    /// The segment's number.
+    pub(in crate::store) segment: u64,
+    /// Where in its file the first of them begins.
+    pub(in crate::store) at: u64,
+}
+
 /// What a group came to.
 pub(in crate::store) struct Written {
     pub(in crate::store) bytes: u64,
+    /// Where its records stand.
+    pub(in crate::store) run: Run,
     /// How long its sync took.
     pub(in crate::store) sync: Duration,
     /// Whether a segment was begun for it.
@@ -61,7 +76,7 @@ impl Writer {
     /// Makes a group of batches durable, whole. Blocks.
     pub(in crate::store) fn append(&mut self, group: &[Batch]) -> io::Result<Written> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(Written { bytes: 0, sync: Duration::ZERO, rolled: false, next_wanted: false });
+            return Err(io::Error::other("an empty group has no place in the log"));
         };
         let bytes = record::group_bytes(group.iter().map(|batch| batch.changes.as_slice()));
         // A group larger than a segment gets one to itself, whose file grows.
@@ -86,10 +101,11 @@ impl Writer {
         let sync = self.env.now() - began;
         let want_at = self.next_wanted_at();
         let next_wanted = self.tail.at < want_at && self.tail.at + bytes >= want_at;
+        let run = Run { queued: first.queued, segment: self.tail.header.number, at: self.tail.at };
         self.tail.at += bytes;
         self.durable = last.number;
         self.lock().note_written(bytes);
-        Ok(Written { bytes, sync, rolled, next_wanted })
+        Ok(Written { bytes, run, sync, rolled, next_wanted })
     }
 
     /// Where in a segment the next one should be made ready.

@@ -81,7 +81,7 @@ mod tests {
     const REST: Duration = Duration::from_millis(200);
 
     fn batch(number: u64, bytes: usize) -> Batch {
-        Batch { number, changes: vec![(Bytes::from_static(b"key"), Some(vec![0; bytes].into()))] }
+        Batch { number, queued: 0, changes: vec![(Bytes::from_static(b"key"), Some(vec![0; bytes].into()))] }
     }
 
     fn now() -> Instant {

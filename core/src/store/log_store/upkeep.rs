@@ -7,7 +7,7 @@ use crate::store::{
     compaction::{Compaction, CompactionError, is_sparse},
     files::StoreFiles,
     log::{Mutant, io_error},
-    memtable::Memtable,
+    memtable::Folded,
     tables::Tables,
 };
 use bytes::Bytes;
@@ -145,14 +145,14 @@ impl Log {
         &self,
         files: &Arc<StoreFiles>,
         upkeep: &mut Upkeep,
-        frozen: &Arc<Memtable>,
+        moved: &Arc<Folded>,
     ) -> Result<(), StoreError> {
         if self.serving.config.log.breaks(Mutant::DeafCompaction) {
             return Ok(());
         }
         let Some(compaction) = upkeep.compaction.take() else { return Ok(()) };
-        let (number, of, frozen) = (compaction.number, Arc::clone(files), Arc::clone(frozen));
-        let follow = move || Ok(compaction.follow(&of, &frozen).map(|()| compaction));
+        let (number, of, moved) = (compaction.number, Arc::clone(files), Arc::clone(moved));
+        let follow = move || Ok(compaction.follow(&of, &moved).map(|()| compaction));
         match self.serving.block(follow).await? {
             Ok(compaction) => upkeep.compaction = Some(compaction),
             Err(error) => self.give_up(files, upkeep, number, &error.into()).await?,

@@ -1,0 +1,176 @@
+//! Values that rows have in the log.
+
+use super::{
+    LogConfig,
+    record::{self, Body},
+    recovery::{io_error, seed},
+    segment::{Header, RECORDS_AT, SegmentFile, Segments},
+    walk::Walk,
+};
+use crate::{
+    env::{Disk, File},
+    store::{
+        StoreError,
+        stored::{Place, is_of_rows},
+    },
+};
+use bytes::Bytes;
+use quick_cache::{
+    OptionsBuilder, UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
+use rustc_hash::FxBuildHasher;
+use std::{
+    fmt, io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Files of kept segments that are open at once.
+const OPEN_MAX: usize = 128;
+
+/// Reads values where they were written first.
+pub(in crate::store) struct Values {
+    disk: Arc<dyn Disk>,
+    segments: Arc<Mutex<Segments>>,
+    log: u128,
+    config: LogConfig,
+    open: Cache<u64, Arc<dyn File>, UnitWeighter, FxBuildHasher>,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Values").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+impl Values {
+    pub(in crate::store) fn new(
+        disk: Arc<dyn Disk>,
+        segments: Arc<Mutex<Segments>>,
+        log: u128,
+        config: LogConfig,
+    ) -> Self {
+        // One shard: what is evicted must not follow the machine's cores.
+        let options = OptionsBuilder::new()
+            .shards(1)
+            .weight_capacity(OPEN_MAX as u64)
+            .estimated_items_capacity(OPEN_MAX)
+            .build()
+            .expect("every required option is set");
+        let open = Cache::with_options(options, UnitWeighter, FxBuildHasher, DefaultLifecycle::default());
+        Self { disk, segments, log, config, open }
+    }
+
+    /// Those of a log that no node writes.
+    pub(in crate::store) fn of_stopped(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        log: u128,
+    ) -> Result<Self, StoreError> {
+        let segments = Segments::find(Arc::clone(disk), directory, 0, log, 0, |_| true).map_err(io_error)?;
+        Ok(Self::new(Arc::clone(disk), Arc::new(Mutex::new(segments)), log, LogConfig::default()))
+    }
+
+    /// The value that stands in a place under an encoded key; none if something else does, or nothing that can be read.
+    ///
+    /// # Errors
+    /// Those of the disk. A file that is not there, or too short, is none.
+    pub(in crate::store) fn read(&self, key: &[u8], place: Place) -> Result<Option<Bytes>, StoreError> {
+        let Some(file) = self.file(place.segment)? else { return Ok(None) };
+        let mut bytes = vec![0; place.bytes as usize];
+        match file.read_at(u64::from(place.offset), &mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read.map_err(io_error)?,
+        }
+        let header = Header { log: self.log, number: place.segment, first: 0 };
+        let Some(found) = record::read(&bytes, seed(&header, &self.config)) else { return Ok(None) };
+        let Body::Change { key: own, value: Some(value) } = found.body else { return Ok(None) };
+        if own != key || found.bytes != bytes.len() {
+            return Ok(None);
+        }
+        let at = bytes.len() - value.len();
+        Ok(Some(Bytes::from(bytes).slice(at..)))
+    }
+
+    fn file(&self, segment: u64) -> Result<Option<Arc<dyn File>>, StoreError> {
+        let found = self.segments.lock().unwrap_or_else(PoisonError::into_inner).find_segment(segment);
+        let path = match found {
+            None => return Ok(None),
+            Some(Ok(file)) => return Ok(Some(file.bytes)),
+            Some(Err(path)) => path,
+        };
+        if let Some(open) = self.open.get(&segment) {
+            return Ok(Some(open));
+        }
+        match self.disk.open(&path, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => {
+                let file = opened.map_err(io_error)?;
+                self.open.insert(segment, Arc::clone(&file));
+                Ok(Some(file))
+            }
+        }
+    }
+}
+
+/// All values of a kept segment that rows may have there, in the order of their keys, and what its file holds.
+pub(in crate::store) struct Content {
+    bytes: Bytes,
+    /// Keys, and where in `bytes` each has its value.
+    values: Vec<(Bytes, Place, std::ops::Range<usize>)>,
+}
+
+impl Content {
+    /// Of the segment in a file. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk. What can't be read on ends the content.
+    pub(in crate::store) fn read(
+        disk: &dyn Disk,
+        path: &Path,
+        config: &LogConfig,
+    ) -> Result<Self, StoreError> {
+        let file = SegmentFile::open(disk, path).map_err(io_error)?;
+        let Some(header) = file.header().map_err(io_error)? else {
+            return Ok(Self { bytes: Bytes::new(), values: Vec::new() });
+        };
+        let bytes = Bytes::from(file.records().map_err(io_error)?);
+        let mut values = Vec::new();
+        for (at, found) in Walk::new(&bytes, seed(&header, config), header.first) {
+            let Body::Change { key, value: Some(value) } = found.body else { continue };
+            let Some(place) = place(&header, at, found.bytes) else { continue };
+            if config.keeps_in_log(key, value.len()) {
+                let end = at + found.bytes;
+                values.push((bytes.slice_ref(key), place, end - value.len()..end));
+            }
+        }
+        values
+            .sort_unstable_by(|(one, of_one, _), (other, of_other, _)| (one, of_one).cmp(&(other, of_other)));
+        Ok(Self { bytes, values })
+    }
+
+    pub(in crate::store) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// A key, where it has its value, and that value.
+    pub(in crate::store) fn get(&self, index: usize) -> Option<(Bytes, Place, Bytes)> {
+        let (key, place, range) = self.values.get(index)?;
+        Some((key.clone(), *place, self.bytes.slice(range.clone())))
+    }
+}
+
+/// The place of a record among those of a segment; none if it is too far behind to be named.
+pub(super) fn place(header: &Header, at: usize, bytes: usize) -> Option<Place> {
+    let offset = u32::try_from(RECORDS_AT + at as u64).ok()?;
+    Some(Place { segment: header.number, offset, bytes: u32::try_from(bytes).ok()? })
+}
+
+impl LogConfig {
+    /// Whether a row's value is left in the log. Tables of other things than rows have small values, which are looked at
+    /// in order.
+    pub(in crate::store) fn keeps_in_log(&self, key: &[u8], value_bytes: usize) -> bool {
+        value_bytes >= self.value_bytes_min && is_of_rows(key)
+    }
+}

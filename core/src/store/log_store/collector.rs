@@ -1,0 +1,176 @@
+//! The collector: clears segments away that are kept though few rows have their values in them still.
+//!
+//! It writes those rows anew as they are, like anybody who writes, but only where nobody has changed the row since it was
+//! looked at. A segment is free when the flush has moved the new places into the tables, which then count no value in it
+//! any more: the count alone decides, and is in the same transaction as the rows.
+//!
+//! The segment with the least left is taken first, which costs least for what it gives. [LFS §3.5]
+
+use super::{LiveValues, Log, Taking, bytes_of_rows};
+use crate::store::{
+    Lsn, StoreError,
+    log::{mutant::Mutant, values::Content},
+};
+use bytes::Bytes;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Rows looked up, and written anew, at a time: a bound on how long that holds the view's lock.
+const ROWS_AT_ONCE: usize = 64;
+/// So many times that, between two pauses.
+const STEPS: usize = 16;
+/// How long it waits while memory is full.
+const FULL_PAUSE: Duration = Duration::from_millis(2);
+/// How often a segment is tried in which rows are left: somebody has changed them at that moment, or they can't be read.
+const TRIES_MAX: u32 = 3;
+
+/// What the collector goes by.
+pub(super) struct Collector(Mutex<State>);
+
+struct State {
+    /// As of the last flush, which has moved all batches up to this one.
+    live: LiveValues,
+    flushed: Lsn,
+    /// Segments whose rows have been written anew: by batches up to which one, and how often.
+    collected: BTreeMap<u64, (Lsn, u32)>,
+}
+
+/// A segment to collect.
+struct Victim {
+    number: u64,
+    path: PathBuf,
+    live_bytes: u64,
+    bytes: u64,
+}
+
+impl Victim {
+    fn has_less_left(&self, other: &Self) -> bool {
+        let share = |one: &Self, other: &Self| u128::from(one.live_bytes) * u128::from(other.bytes);
+        share(self, other) < share(other, self)
+    }
+}
+
+impl Collector {
+    pub(super) fn new(live: LiveValues) -> Self {
+        Self(Mutex::new(State { live, flushed: Lsn(0), collected: BTreeMap::new() }))
+    }
+
+    /// The tables have all batches up to `last`, and these values.
+    pub(super) fn flushed(&self, last: Lsn, live: LiveValues) {
+        let mut state = self.lock();
+        state.collected.retain(|segment, _| live.contains_key(segment));
+        (state.live, state.flushed) = (live, last);
+    }
+
+    /// Bytes of values that rows have in the log, as of the last flush.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.lock().live.values().sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// Collects as long as there is a segment that is worth it.
+    pub(super) async fn collect(self: Arc<Self>) {
+        while self.serving.view.taking() == Taking::Yes {
+            let Some(victim) = self.victim() else {
+                self.collect.notified().await;
+                continue;
+            };
+            if let Err(error) = self.collect_segment(victim).await {
+                // The store may only have been closed.
+                if matches!(error, StoreError::Io(_) | StoreError::Damaged(_)) {
+                    self.serving.fail(error);
+                }
+                return;
+            }
+        }
+    }
+
+    /// The segment with the least left, if there is too much garbage.
+    fn victim(&self) -> Option<Victim> {
+        let state = self.collector.lock();
+        let segments = self.segments();
+        let (mut live_bytes, mut garbage_bytes, mut best) = (0, 0, None::<Victim>);
+        for (number, kept) in segments.kept() {
+            let live = state.live.get(number).copied().unwrap_or(0);
+            live_bytes += live;
+            if state
+                .collected
+                .get(number)
+                .is_some_and(|(last, tries)| *last > state.flushed || *tries >= TRIES_MAX)
+            {
+                // The next flush frees it, or nothing does.
+                continue;
+            }
+            let (path, bytes) = (kept.path.clone(), kept.bytes.max(1));
+            garbage_bytes += bytes.saturating_sub(live);
+            let victim = Victim { number: *number, path, live_bytes: live, bytes };
+            if best.as_ref().is_none_or(|best| victim.has_less_left(best)) {
+                best = Some(victim);
+            }
+        }
+        let is_much = garbage_bytes > live_bytes.max(self.serving.config.log.garbage_bytes_min);
+        best.filter(|_| is_much)
+    }
+
+    async fn collect_segment(self: &Arc<Self>, victim: Victim) -> Result<(), StoreError> {
+        let (disk, config) = (self.serving.env.disk(), self.serving.config.log.clone());
+        let content = self.serving.block(move || Content::read(&*disk, &victim.path, &config)).await?;
+        let (content, mut next) = (Arc::new(content), 0);
+        while next < content.len() {
+            while self.serving.view.memtable_bytes() >= self.serving.config.backlog_bytes_max {
+                if self.serving.view.taking() != Taking::Yes {
+                    return Err(StoreError::Closed);
+                }
+                self.serving.env.sleep(FULL_PAUSE).await;
+            }
+            let (log, of) = (Arc::clone(self), Arc::clone(&content));
+            let began = self.serving.env.now();
+            self.serving
+                .block(move || (0..STEPS).try_for_each(|step| log.rewrite(&of, next + step * ROWS_AT_ONCE)))
+                .await?;
+            next += STEPS * ROWS_AT_ONCE;
+            self.pause(self.serving.env.now() - began).await;
+        }
+        let last = self.serving.view.last();
+        let mut state = self.collector.lock();
+        let (collected, tries) = state.collected.entry(victim.number).or_default();
+        (*collected, *tries) = (last, *tries + 1);
+        self.serving.counts.collected_segments.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Writes some rows of a segment anew that still have their values there. Blocks.
+    fn rewrite(&self, content: &Content, first: usize) -> Result<(), StoreError> {
+        let rows: Vec<_> = (first..first + ROWS_AT_ONCE).map_while(|index| content.get(index)).collect();
+        let view = &self.serving.view;
+        let (there, mut since) = view.still_there(rows)?;
+        if self.serving.config.log.breaks(Mutant::BlindCollector) {
+            since = Lsn(u64::MAX);
+        }
+        // Copies: a slice would keep the whole segment in memory.
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let rows: Vec<_> = there.iter().map(|(key, value)| (copy(key), value.as_ref().map(copy))).collect();
+        self.serving.space.took(bytes_of_rows(&rows));
+        let (now, mut look) = (self.serving.env.now(), false);
+        // Those that somebody changes at this moment are looked at again when the segment's turn comes again.
+        view.apply_unchanged(rows, since, |lsn, queued, changes| {
+            look = self.queue().push_lazily(self.batch(lsn, queued, changes), now);
+        })?;
+        if look {
+            self.write.notify_one();
+        }
+        if self.is_fold_due() {
+            self.fold.notify_one();
+        }
+        Ok(())
+    }
+}
