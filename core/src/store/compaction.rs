@@ -89,8 +89,8 @@ impl Compaction {
     /// Changes what has been copied as a flush has changed the old file. Blocks.
     pub(super) fn follow(&self, files: &StoreFiles, moved: &Folded) -> Result<(), StoreError> {
         let Some(copied) = &self.copied else { return Ok(()) };
-        let copied = moved.range(Bound::Unbounded, Bound::Included(copied));
-        self.new.change_in_parts(copied.filter(|(key, _)| files.of(key) == self.number), files.part_rows())
+        let moved = moved.of_file(self.number, files.all().len(), None);
+        self.new.change_in_parts(moved.take_while(|(key, _)| *key <= copied), files.part_rows())
     }
 
     /// Makes the new file durable, without the room that it does not need; all rows have been copied. Blocks.

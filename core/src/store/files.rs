@@ -303,6 +303,15 @@ pub(super) fn file_of(key: &[u8], files: usize) -> usize {
     usize::try_from(position_bits(key, bits)).unwrap_or(0)
 }
 
+/// Before all keys of a table that one of so many files holds, and behind those of the files before it.
+pub(super) fn first_key_of_file(table: u32, number: usize, files: usize) -> [u8; 12] {
+    let position = (number as u64).checked_shl(u64::BITS - files.trailing_zeros()).unwrap_or(0);
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&table.to_be_bytes());
+    key[4..].copy_from_slice(&position.to_be_bytes());
+    key
+}
+
 mod finding;
 
 pub(super) use finding::number_of;

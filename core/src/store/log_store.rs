@@ -588,8 +588,7 @@ impl FlushSlice {
     fn change(self) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.files.all()[self.number].begin_part()?;
         let (mut bytes, mut last) = (0, None);
-        let rows =
-            self.rows.after(self.after.as_deref()).filter(|(key, _)| self.files.of(key) == self.number);
+        let rows = self.rows.of_file(self.number, self.files.all().len(), self.after.as_deref());
         let slice = rows.take(self.rows_max).take_while(|(key, entry)| {
             let room = bytes < self.bytes_max;
             bytes += key.len() as u64 + entry.bytes();

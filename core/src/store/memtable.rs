@@ -2,10 +2,11 @@
 
 use super::{
     Lsn,
+    files::{file_of, first_key_of_file},
     stored::{Encoded, Stored, encode_value},
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, ops::Bound};
+use std::{cmp::Ordering, collections::BTreeMap, ops::Bound};
 
 /// What an entry costs besides its key and value.
 const ENTRY_OVERHEAD_BYTES: u64 = 96;
@@ -114,9 +115,29 @@ impl<E: Entry> Memtable<E> {
         self.rows.iter()
     }
 
-    /// The rows after a key, in order.
-    pub(super) fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&Bytes, &E)> {
-        self.range(key.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+    /// The rows after a key that stand in one of so many store files, in order.
+    pub(super) fn of_file(
+        &self,
+        number: usize,
+        files: usize,
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Bytes, &E)> {
+        let mut rows =
+            self.rows.range::<[u8], _>((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        // In each table they stand together: what is before and behind them is skipped.
+        std::iter::from_fn(move || {
+            loop {
+                let (key, entry) = rows.next()?;
+                let table = u32::from_be_bytes(*key.first_chunk()?);
+                let table = match file_of(key, files).cmp(&number) {
+                    Ordering::Equal => return Some((key, entry)),
+                    Ordering::Less => table,
+                    Ordering::Greater => table.checked_add(1)?,
+                };
+                let first = first_key_of_file(table, number, files);
+                rows = self.rows.range::<[u8], _>((Bound::Included(first.as_slice()), Bound::Unbounded));
+            }
+        })
     }
 
     /// What a store file is to hold of them, in order.
@@ -140,7 +161,34 @@ impl<E: Entry> Memtable<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::stored::Place;
+    use crate::store::{RowKey, TableId, key, stored::Place};
+    use proptest::prelude::*;
+    use rondel_proto::id::Position;
+
+    proptest! {
+        #[test]
+        fn each_row_is_in_its_file_once_and_in_order(
+            places in proptest::collection::vec((0..4_u32, any::<u64>()), 0..60),
+            bits in 0..5_u32,
+            after in any::<prop::sample::Index>(),
+        ) {
+            let mut table = Folded::default();
+            for (number, position) in places {
+                let key = Bytes::from_static(b"key");
+                let at = RowKey { table: TableId(number * 16), position: Position(position), key };
+                table.put(key::encode(&at), None);
+            }
+            let all: Vec<_> = table.iter().map(|(key, _)| key).collect();
+            let after = after.index(all.len() + 1).checked_sub(1).map(|index| &**all[index]);
+            for number in 0..1 << bits {
+                let found: Vec<_> = table.of_file(number, 1 << bits, after).map(|(key, _)| key).collect();
+                let is_of_file =
+                    |key: &&Bytes| file_of(key, 1 << bits) == number && after.is_none_or(|after| ***key > *after);
+                let expected: Vec<_> = all.iter().copied().filter(is_of_file).collect();
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
 
     #[test]
     fn its_cost_is_that_of_the_rows_it_holds() {

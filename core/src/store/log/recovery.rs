@@ -392,10 +392,7 @@ impl<'a> Found<'a> {
         let rows = std::mem::take(&mut self.rows);
         self.moved |= !rows.is_empty();
         for (number, file) in self.files.all().iter().enumerate().rev() {
-            file.change_in_parts(
-                rows.iter().filter(|(key, _)| self.files.of(key) == number),
-                self.files.part_rows(),
-            )?;
+            file.change_in_parts(rows.of_file(number, self.files.all().len(), None), self.files.part_rows())?;
         }
         Ok(())
     }
