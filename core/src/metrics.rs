@@ -68,6 +68,9 @@ pub(crate) struct Metrics {
     pub(crate) store_backlog_bytes: Gauge,
     pub(crate) store_frozen_bytes: Gauge,
     pub(crate) store_log_bytes: Gauge,
+    pub(crate) store_kept_log_bytes: Gauge,
+    pub(crate) store_live_value_bytes: Gauge,
+    pub(crate) store_collected_segments: Counter,
     pub(crate) store_opening_seconds: Gauge,
     pub(crate) store_recovered_batches: Gauge,
     pub(crate) store_cache_bytes: Gauge,
@@ -127,6 +130,9 @@ impl Metrics {
                 store_backlog_bytes: gauge!("rondel_core_store_backlog_bytes"),
                 store_frozen_bytes: gauge!("rondel_core_store_frozen_bytes"),
                 store_log_bytes: gauge!("rondel_core_store_log_bytes"),
+                store_kept_log_bytes: gauge!("rondel_core_store_kept_log_bytes"),
+                store_live_value_bytes: gauge!("rondel_core_store_live_value_bytes"),
+                store_collected_segments: counter!("rondel_core_store_collected_segments_total"),
                 store_opening_seconds: gauge!("rondel_core_store_opening_seconds"),
                 store_recovered_batches: gauge!("rondel_core_store_recovered_batches"),
                 store_cache_bytes: gauge!("rondel_core_store_cache_bytes"),
@@ -262,6 +268,21 @@ fn describe_store() {
         "bytes of log that a start after a crash would read"
     );
     describe_gauge!(
+        "rondel_core_store_kept_log_bytes",
+        Unit::Bytes,
+        "bytes of log that no start would read, and that are kept for the values in them"
+    );
+    describe_gauge!(
+        "rondel_core_store_live_value_bytes",
+        Unit::Bytes,
+        "bytes of log that rows have their values in"
+    );
+    describe_counter!(
+        "rondel_core_store_collected_segments_total",
+        count,
+        "segments of the log that were cleared away: what rows needed of them was written anew"
+    );
+    describe_gauge!(
         "rondel_core_store_opening_seconds",
         Unit::Seconds,
         "how long it took to open the store at the last start"
@@ -287,7 +308,7 @@ fn describe_store() {
         "bytes written to the files of rows"
     );
     describe_gauge!("rondel_core_store_cache_bytes", Unit::Bytes, "bytes of rows in the store's cache");
-    describe_gauge!("rondel_core_store_file_bytes", Unit::Bytes, "bytes that the store's files occupy");
+    describe_gauge!("rondel_core_store_file_bytes", Unit::Bytes, "bytes that the files of rows occupy");
     describe_counter!("rondel_core_store_commits_total", count, "groups of batches made durable together");
     describe_counter!("rondel_core_store_batches_total", count, "batches made durable");
     describe_counter!("rondel_core_store_hits_total", count, "row look-ups that memory answered");

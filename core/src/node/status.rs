@@ -282,6 +282,9 @@ impl Node {
         metrics.store_backlog_bytes.set(stats.backlog_bytes as f64);
         metrics.store_frozen_bytes.set(stats.frozen_bytes as f64);
         metrics.store_log_bytes.set(stats.log_bytes as f64);
+        metrics.store_kept_log_bytes.set(stats.kept_bytes as f64);
+        metrics.store_live_value_bytes.set(stats.value_bytes as f64);
+        metrics.store_collected_segments.absolute(stats.collected_segments);
         metrics.store_opening_seconds.set(stats.opening.as_secs_f64());
         metrics.store_recovered_batches.set(stats.recovered_batches as f64);
         metrics.store_cache_bytes.set(stats.cache_bytes as f64);

@@ -187,7 +187,7 @@ pub struct StoreStats {
     pub written_bytes: u64,
     /// Bytes written to the files of rows.
     pub table_written_bytes: u64,
-    /// Bytes that the store's files occupy.
+    /// Bytes that the files of rows occupy.
     pub file_bytes: u64,
     /// Files that have been replaced by smaller ones.
     pub compactions: u64,

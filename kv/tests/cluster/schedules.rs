@@ -178,7 +178,8 @@ fn a_stray_copy_that_rots_is_not_kept_for_ever() {
     });
 }
 
-/// Lets what a node's tables hold of the key rot. Its log has it no more, and its memory is that of a new process.
+/// Lets what a node's store holds of the key rot. No start reads it from the log any more, and its memory is that of a new
+/// process.
 async fn rot(nodes: &Nodes, node: u32) {
     nodes.restart(node);
     nodes.client(node).await;
@@ -190,8 +191,8 @@ async fn rot(nodes: &Nodes, node: u32) {
     nodes.kill(node);
     for body in items {
         let Body::Item(item) = body else { continue };
-        let of_tables = |path: &std::path::Path| path.extension().is_some_and(|end| end == "redb");
-        assert!(nodes.control().disk(node).flip_bits_of(&item, of_tables) > 0, "it is in the tables");
+        let of_store = |path: &std::path::Path| path.components().any(|part| part.as_os_str() == "store");
+        assert!(nodes.control().disk(node).flip_bits_of(&item, of_store) > 0, "the store has it");
     }
     nodes.start(node);
     nodes.client(node).await;

@@ -50,6 +50,10 @@ pub(crate) struct Plan {
     /// Bytes of rows from which on a store moves them into its tables, and of a segment of its log.
     pub(crate) backlog_bytes: u64,
     pub(crate) segment_bytes: u64,
+    /// A value of so many bytes or more stays in the log, whose segments are cleared away once so many bytes of them are
+    /// garbage.
+    pub(crate) value_bytes_min: usize,
+    pub(crate) garbage_bytes_min: u64,
     /// Bytes of pages that its tables keep in memory.
     pub(crate) page_cache_bytes: usize,
     pub(crate) schedule: Schedule,
@@ -100,6 +104,8 @@ impl Plan {
             loyalty: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
             backlog_bytes: [128 << 20, 1 << 20, 256 << 10][rng.index(3)],
             segment_bytes: [32 << 20, 256 << 10][rng.index(2)],
+            value_bytes_min: 64,
+            garbage_bytes_min: 256 << 20,
             page_cache_bytes: 1 << 20,
             theme: "",
             homes: nodes,
@@ -107,6 +113,9 @@ impl Plan {
             plain: [0.0, 0.0, 0.5, 0.9][rng.index(4)],
             few_durable: 0.0,
         };
+        let mut of_values = Rng::from_seed(seed ^ 0x7A_1E_5E_75);
+        plan.value_bytes_min = [64, 64, 300, usize::MAX][of_values.index(4)];
+        plan.garbage_bytes_min = [256 << 20, 256 << 10, 32 << 10][of_values.index(3)];
         theme::add(&mut plan, &mut rng);
         plan.few_durable = plan.few_durable.max([0.0, 0.0, 0.4][rng.index(3)]);
         plan

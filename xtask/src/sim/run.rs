@@ -88,6 +88,7 @@ struct Run {
 impl Run {
     fn new(sim: &Sim, plan: &Plan, mutants: Mutants, record: &Record) -> Self {
         let Plan { cache_bytes, page_cache_bytes, backlog_bytes, segment_bytes, .. } = *plan;
+        let Plan { value_bytes_min, garbage_bytes_min, .. } = *plan;
         let cluster = TestCluster::with_config(
             sim,
             plan.shape,
@@ -101,6 +102,8 @@ impl Run {
                 config.store.backlog_bytes_max = backlog_bytes;
                 config.store.log.segment_bytes = segment_bytes;
                 config.store.log.log_bytes_max = segment_bytes * 8;
+                config.store.log.value_bytes_min = value_bytes_min;
+                config.store.log.garbage_bytes_min = garbage_bytes_min;
             },
         );
         let (plan, record) = (Arc::new(plan.clone()), record.clone());

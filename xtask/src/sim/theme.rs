@@ -82,6 +82,8 @@ fn deaf(plan: &mut Plan, rng: &mut Rng) {
 fn items_rotting(plan: &mut Plan, rng: &mut Rng) {
     alone(plan);
     (plan.cache_bytes, plan.page_cache_bytes, plan.backlog_bytes) = (0, 0, 256 << 10);
+    // Where items are found that are to rot.
+    plan.value_bytes_min = usize::MAX;
     plan.one_for_all = 0.6;
     let node = small(rng, 3);
     let rot = |at| fault(at, 100, FaultKind::RotItems { node, items: 8 });
