@@ -112,6 +112,8 @@ pub(in crate::store) fn recover(
     new_log: u128,
 ) -> Result<Recovered, StoreError> {
     make_directory(&*disk, directory).map_err(io_error)?;
+    // A process that was killed may have made files whose names are not durable yet.
+    disk.sync_dir(directory).map_err(io_error)?;
     let log = files.marks(LOG_MARK)?.first().copied().unwrap_or(new_log);
     let named = Needed::of_marks(files.marks(FIRST_MARK)?)?;
     let needed = Needed::oldest(&named);

@@ -521,6 +521,19 @@ fn a_loss_is_found_again_after_an_opening_that_was_cut_off() {
     }
 }
 
+/// Process 1 is killed between making a file for the log and syncing its name, and process 2 finds the file.
+#[test]
+fn a_file_that_a_killed_process_has_made_does_not_go_with_the_power() {
+    let mut machine = Machine::new(None);
+    drop(machine.open());
+    machine.env.disk().open(Path::new("/data/log/log-000001"), true).unwrap();
+    machine.restart(|machine| machine.sim.kill(0));
+    machine.open().append(&[(b'a', ROW)]);
+    machine.restart(|machine| machine.sim.crash(0, CrashMode::LoseAll));
+    let life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
+}
+
 #[test]
 fn only_what_no_store_file_needs_is_written_over() {
     let machine = Machine::new(None);
