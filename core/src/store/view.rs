@@ -143,16 +143,19 @@ impl View {
         self.apply_to(&mut self.write(), changes, queue)
     }
 
-    /// Writes rows anew as they were when `since` was the newest batch, but for those that may have changed since.
+    /// Writes rows anew as they were when `since` was the newest batch, but for those that may have changed since; gives
+    /// the others.
     pub(super) fn apply_unchanged(
         &self,
-        mut rows: Vec<Change>,
+        rows: Vec<Change>,
         since: Lsn,
         queue: impl FnOnce(Lsn, u64, &[Change]),
-    ) -> Result<Lsn, StoreError> {
+    ) -> Result<Vec<Change>, StoreError> {
         let mut state = self.write();
-        rows.retain(|(key, _)| state.touched[group(key)] <= since);
-        self.apply_to(&mut state, rows, queue)
+        let is_unchanged = |(key, _): &Change| state.touched[group(key)] <= since;
+        let (unchanged, others) = rows.into_iter().partition(is_unchanged);
+        self.apply_to(&mut state, unchanged, queue)?;
+        Ok(others)
     }
 
     fn apply_to(
@@ -312,26 +315,23 @@ impl View {
         Ok(scrubbed)
     }
 
-    /// Those of some rows that still have their values in these places, as of the batch that comes with them. Blocks.
-    pub(super) fn still_there(
-        &self,
-        rows: Vec<(Bytes, Place, Bytes)>,
-    ) -> Result<(Vec<Change>, Lsn), StoreError> {
+    /// Which of some rows still have their values in these places, as of the batch that comes with them. Blocks.
+    pub(super) fn still_there(&self, rows: &[(Bytes, Place)]) -> Result<(Vec<usize>, Lsn), StoreError> {
         // All as of one moment: what leaves the memtables after it is not in these tables.
         let (in_memtables, tables, since) = {
             let state = self.read_state();
-            let in_memtables: Vec<_> = rows.iter().map(|(key, ..)| state.memtables(key)).collect();
+            let in_memtables: Vec<_> = rows.iter().map(|(key, _)| state.memtables(key)).collect();
             (in_memtables, state.tables.clone().ok_or(StoreError::Closed)?, state.last)
         };
         let mut there = Vec::new();
-        for ((key, place, value), in_memtables) in rows.into_iter().zip(in_memtables) {
+        for (index, ((key, place), in_memtables)) in rows.iter().zip(in_memtables).enumerate() {
             let own = match in_memtables {
                 Some(InMemory::Elsewhere(place)) => Some(place),
                 Some(InMemory::Row(_)) => None,
-                None => tables.get(&key)?.and_then(|stored| InFile::decode(&key, &stored).place()),
+                None => tables.get(key)?.and_then(|stored| InFile::decode(key, &stored).place()),
             };
-            if own == Some(place) {
-                there.push((key, Some(value)));
+            if own == Some(*place) {
+                there.push(index);
             }
         }
         Ok((there, since))
@@ -442,8 +442,8 @@ impl View {
         if let Some(value) = self.value_at(key, place)? {
             return Ok(Some(value));
         }
-        let (there, _) = self.still_there(vec![(key.clone(), place, UNREADABLE)])?;
-        Ok(there.into_iter().find_map(|(_, unreadable)| unreadable))
+        let (there, _) = self.still_there(&[(key.clone(), place)])?;
+        Ok((!there.is_empty()).then_some(UNREADABLE))
     }
 
     fn look_up(&self, tables: &Snapshots, key: &[u8]) -> Result<Option<Bytes>, StoreError> {

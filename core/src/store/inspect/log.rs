@@ -218,7 +218,8 @@ impl Marks {
             }
         }
         let marks = |name| files.iter().filter_map(move |file| file.mark(name).ok().flatten());
-        let needed = Needed::oldest(marks(FIRST_MARK).collect()).ok().flatten();
+        let needed =
+            Needed::of_marks(marks(FIRST_MARK).collect()).ok().and_then(|named| Needed::oldest(&named));
         // A file that has just taken the place of another one says nothing of this.
         let applied = marks(APPLIED_MARK).min().and_then(|applied| u64::try_from(applied).ok());
         Ok(marks(LOG_MARK).next().zip(needed).map(|(log, needed)| Self {

@@ -66,16 +66,15 @@ impl Needed {
         self.joint.map_or(self.first, |joint| joint.next)
     }
 
-    /// The last opening that has written any of them.
-    pub(super) fn newest_opening(self) -> u64 {
-        opening(self.newest())
+    /// The oldest of those that store files name: one of them may have been brought up to date, and others not yet.
+    pub(in crate::store) fn oldest(named: &[Self]) -> Option<Self> {
+        // An opening that joins its segments to those before them has begun its own.
+        named.iter().copied().min_by_key(|needed| (needed.first, !needed.is_joined()))
     }
 
-    /// The oldest of those that store files name: one of them may have been brought up to date, and others not yet.
-    pub(in crate::store) fn oldest(marks: Vec<u128>) -> Result<Option<Self>, StoreError> {
-        let all = marks.into_iter().map(Self::of_mark).collect::<Result<Vec<_>, _>>()?;
-        // An opening that joins its segments to those before them has begun its own.
-        Ok(all.into_iter().min_by_key(|needed| (needed.first, !needed.is_joined())))
+    /// What each store file names.
+    pub(in crate::store) fn of_marks(marks: Vec<u128>) -> Result<Vec<Self>, StoreError> {
+        marks.into_iter().map(Self::of_mark).collect()
     }
 
     pub(super) fn mark(self) -> u128 {
@@ -98,7 +97,7 @@ impl Needed {
 }
 
 /// The opening that a segment is of.
-fn opening(segment: u64) -> u64 {
+pub(super) fn opening(segment: u64) -> u64 {
     segment >> 32
 }
 
@@ -124,11 +123,10 @@ mod tests {
 
     #[test]
     fn the_oldest_counts_and_of_these_the_one_that_goes_on_farther() {
-        let of = |all: &[Needed]| Needed::oldest(all.iter().map(|needed| needed.mark()).collect()).unwrap();
         let (before, after) = (Needed::from(joined().first()), Needed::from(4 << 32));
-        assert_eq!(of(&[after, before, joined()]), Some(joined()));
-        assert_eq!(of(&[joined().without_before((3 << 32) | 6), before]), Some(before));
-        assert_eq!(of(&[]), None);
+        assert_eq!(Needed::oldest(&[after, before, joined()]), Some(joined()));
+        assert_eq!(Needed::oldest(&[joined().without_before((3 << 32) | 6), before]), Some(before));
+        assert_eq!(Needed::oldest(&[]), None);
     }
 
     #[test]
@@ -145,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_joint_goes_with_the_segments_before_it() {
-        assert_eq!(joined().without_before((3 << 32) | 7).newest_opening(), 4);
+        assert_eq!(joined().without_before((3 << 32) | 7).newest(), 4 << 32);
         assert_eq!(joined().without_before(4 << 32), Needed::from(4 << 32));
         assert_eq!(joined().joined((4 << 32) | 1, 5 << 32), None, "there is one joint at most");
     }

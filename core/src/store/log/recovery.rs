@@ -10,13 +10,14 @@
 //! segment with a number of its own. The rows are left to the flush, which takes them for the oldest memtable; what was
 //! read stays needed until it has moved them. Where that can't be (they are too many, the opening before has left its
 //! own and was cut off before their flush, or something is lost) they go into the tables before the store opens.
-//! Both end in one transaction, until which nothing that was read has been changed: a crash during an opening is
-//! followed by the same opening.
+//! Both end in one transaction per store file. Until the last of them, nothing that any file names has been written over:
+//! an opening that is cut off is followed by one that finds no less than it did. The segment that it has begun may be
+//! named by some files and not by others, or by none; so the next opening's number is above all that have been used.
 
 use super::{
     LogConfig,
     mutant::Mutant,
-    needed::Needed,
+    needed::{self, Needed},
     record::{self, Body, Seed},
     segment::{Header, LiveValues, RECORDS_AT, SegmentFile, Segments},
     values,
@@ -53,7 +54,7 @@ pub(in crate::store) fn marks_of<'a>(
         let marks = files.clone().map(move |file| file.mark(name));
         marks.filter_map(Result::transpose).collect::<Result<Vec<u128>, _>>()
     };
-    let needed = Needed::oldest(kept(FIRST_MARK)?)?;
+    let needed = Needed::oldest(&Needed::of_marks(kept(FIRST_MARK)?)?);
     let marks = [
         (LOG_MARK, kept(LOG_MARK)?.first().copied()),
         (FIRST_MARK, needed.map(Needed::mark)),
@@ -117,25 +118,31 @@ pub(in crate::store) fn recover(
     new_log: u128,
 ) -> Result<Recovered, StoreError> {
     make_directory(&*disk, directory).map_err(io_error)?;
+    // A process that was killed may have made files whose names are not durable yet.
+    disk.sync_dir(directory).map_err(io_error)?;
     let log = files.marks(LOG_MARK)?.first().copied().unwrap_or(new_log);
-    let needed = Needed::oldest(files.marks(FIRST_MARK)?)?;
-    let opening = needed.map_or(0, Needed::newest_opening) + 1;
+    let named = Needed::of_marks(files.marks(FIRST_MARK)?)?;
+    let needed = Needed::oldest(&named);
+    let is_named = |number| named.iter().any(|needed| needed.has(number));
+    let is_needed = |number| needed.is_some_and(|needed| needed.has(number));
     let live = files.live_values();
-    let is_kept =
-        |number: u64| live.contains_key(&number) && !needed.is_some_and(|needed| needed.has(number));
-    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, opening << 32, is_kept);
-    let segments = segments.map_err(io_error)?;
+    let is_kept = |number| live.contains_key(&number) && !is_named(number);
+    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, is_kept);
+    let mut segments = segments.map_err(io_error)?;
     let lost_values = lost_values(&live, &segments, is_kept);
-    let chain = needed.map_or(Ok(Vec::new()), |needed| chain(&segments, log, needed))?;
+    let present = present(&segments, log)?;
+    let used = present.iter().map(|(header, _)| header.number).chain(live.keys().copied());
+    segments.set_opening(next_opening(&named, used));
+    let aside =
+        segments.set_aside(|file| present.iter().any(|(of, other)| other.is(file) && is_named(of.number)));
+    let chain: Vec<_> = present.into_iter().filter(|(header, _)| is_needed(header.number)).collect();
 
     // A file that has just been made takes all that the log has.
     let oldest = chain.first().map_or(1, |(header, _)| header.first);
     let applied = files.all().iter().map(|file| applied(file, oldest)).collect::<Result<Vec<_>, _>>()?;
     let mut opening = Opening { files, applied: &applied, log, segments };
     let mut found = Found::new(files, &applied, config);
-    let mut aside = Vec::new();
     if let Some(needed) = needed {
-        aside = opening.segments.set_aside(|file| chain.iter().any(|(_, other)| other.is(file)));
         found.read(needed, &chain)?;
         // The store files take it one by one: what some of them have must not be gone from the log.
         if !config.log.breaks(Mutant::UnprovenTail) {
@@ -145,7 +152,7 @@ pub(in crate::store) fn recover(
     let last = found.next - 1;
     let waiting = needed.filter(|needed| found.can_wait(*needed));
     let (rows, tail) = match waiting {
-        Some(needed) => opening.leave(found.rows, needed, &found.read, last, &config.log)?,
+        Some(needed) => opening.leave(&mut found, needed, aside, last)?,
         None => (Folded::default(), opening.settle(&mut found, aside, last)?),
     };
     let loss = known_loss(files)?;
@@ -172,12 +179,12 @@ impl Opening<'_> {
     /// Leaves the rows to the flush: the segments that were read stay needed, and the new one comes behind them.
     fn leave(
         &mut self,
-        rows: Folded,
+        found: &mut Found<'_>,
         needed: Needed,
-        read: &[Tail],
+        aside: Vec<SegmentFile>,
         last: u64,
-        config: &LogConfig,
     ) -> Result<(Folded, Tail), StoreError> {
+        let (read, config) = (&found.read, &found.config.log);
         read.iter().for_each(|read| self.segments.keep(read));
         let tail = self.begin(last + 1)?;
         let behind = read.last().and_then(|read| needed.joined(read.header.number, tail.header.number));
@@ -194,7 +201,10 @@ impl Opening<'_> {
                 transaction.commit()?;
             }
         }
-        Ok((rows, tail))
+        // Nothing was in the others: only an opening that was cut off had named them.
+        let others = aside.into_iter().filter(|file| !read.iter().any(|read| read.file.is(file)));
+        self.segments.sort_out(others.collect(), &self.files.live_values(), false).map_err(io_error)?;
+        Ok((std::mem::take(&mut found.rows), tail))
     }
 
     /// Puts the rows into the tables: only the new segment is needed then.
@@ -239,19 +249,25 @@ impl Opening<'_> {
     }
 }
 
-/// The segments that are needed and there, in order. What an opening that did not finish has begun is not among them.
-fn chain(segments: &Segments, log: u128, needed: Needed) -> Result<Vec<(Header, SegmentFile)>, StoreError> {
-    let mut chain = Vec::new();
+/// The log's segments that are there, in order.
+fn present(segments: &Segments, log: u128) -> Result<Vec<(Header, SegmentFile)>, StoreError> {
+    let mut present = Vec::new();
     for file in segments.free() {
         if let Some(header) = file.header().map_err(io_error)?
             && header.log == log
-            && needed.has(header.number)
         {
-            chain.push((header, file.clone()));
+            present.push((header, file.clone()));
         }
     }
-    chain.sort_unstable_by_key(|(header, _)| header.number);
-    Ok(chain)
+    present.sort_unstable_by_key(|(header, _)| header.number);
+    Ok(present)
+}
+
+/// An opening that no segment is of. One that was cut off may have told no store file of its segment, and what a store
+/// file names may be gone: both count.
+fn next_opening(named: &[Needed], used: impl Iterator<Item = u64>) -> u64 {
+    let named = named.iter().map(|needed| needed.newest());
+    named.chain(used).max().map_or(0, needed::opening) + 1
 }
 
 /// What has been read from the log so far.

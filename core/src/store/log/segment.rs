@@ -1,8 +1,9 @@
 //! Segments: the files that the log is written to, one after the other, and over again.
 //!
-//! A segment has a number that is never used again: the upper half counts the openings of the store, the lower half
-//! the segments of one. Its header is there twice, so that no single bad page hides the records behind it, and says
-//! which batch comes first: everything before that one was durable when the segment was begun.
+//! A segment has a number that is never used again, not even if its opening was cut off: the upper half counts the
+//! openings of the store, the lower half the segments of one. Its header is there twice, so that no single bad page
+//! hides the records behind it, and says which batch comes first: everything before that one was durable when the
+//! segment was begun.
 //!
 //! A segment that no opening needs any more is kept as long as rows have their values in it. Then its file waits to be
 //! written over, which spares the file system a change of length at every sync; of many that wait some are removed.
@@ -190,14 +191,13 @@ pub(in crate::store) struct Segments {
 }
 
 impl Segments {
-    /// Finds the files of the log in a directory. But for those that are to be kept none is in use yet; numbers begin at
-    /// `next_number`.
+    /// Finds the files of the log in a directory. But for those that are to be kept none is in use yet; which numbers they
+    /// get, [`Segments::set_opening`] says.
     pub(super) fn find(
         disk: Arc<dyn Disk>,
         directory: &Path,
         segment_bytes: u64,
         log: u128,
-        next_number: u64,
         is_kept: impl Fn(u64) -> bool,
     ) -> io::Result<Self> {
         let (mut free, mut kept) = (Vec::new(), BTreeMap::new());
@@ -214,8 +214,13 @@ impl Segments {
                 None => free.push(file),
             }
         }
-        let (live, directory, needed) = (VecDeque::new(), directory.to_owned(), Needed::from(next_number));
-        Ok(Self { disk, directory, segment_bytes, log, next_number, next_file, live, kept, free, needed })
+        let (live, directory, needed) = (VecDeque::new(), directory.to_owned(), Needed::from(0));
+        Ok(Self { disk, directory, segment_bytes, log, next_number: 0, next_file, live, kept, free, needed })
+    }
+
+    /// Numbers are those of this opening, which has to be one that no segment is of.
+    pub(super) fn set_opening(&mut self, opening: u64) {
+        self.next_number = opening << 32;
     }
 
     /// Keeps those of some files that rows have their values in. The others wait; if something was lost they are kept for

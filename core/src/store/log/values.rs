@@ -11,6 +11,7 @@ use crate::{
     env::{Disk, File},
     store::{
         StoreError,
+        memtable::Change,
         stored::{Place, is_of_rows},
     },
 };
@@ -68,7 +69,7 @@ impl Values {
         directory: &Path,
         log: u128,
     ) -> Result<Self, StoreError> {
-        let segments = Segments::find(Arc::clone(disk), directory, 0, log, 0, |_| true).map_err(io_error)?;
+        let segments = Segments::find(Arc::clone(disk), directory, 0, log, |_| true).map_err(io_error)?;
         Ok(Self::new(Arc::clone(disk), Arc::new(Mutex::new(segments)), log, LogConfig::default()))
     }
 
@@ -154,10 +155,22 @@ impl Content {
         self.values.len()
     }
 
-    /// A key, where it has its value, and that value.
-    pub(in crate::store) fn get(&self, index: usize) -> Option<(Bytes, Place, Bytes)> {
-        let (key, place, range) = self.values.get(index)?;
-        Some((key.clone(), *place, self.bytes.slice(range.clone())))
+    /// A key, and where it has its value.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(in crate::store) fn place(&self, index: usize) -> (Bytes, Place) {
+        let (key, place, _) = &self.values[index];
+        (key.clone(), *place)
+    }
+
+    /// A key and its value: copies, as slices would keep all of the segment in memory.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(in crate::store) fn copy(&self, index: usize) -> Change {
+        let (key, _, value) = &self.values[index];
+        (Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(&self.bytes[value.clone()])))
     }
 }
 

@@ -11,7 +11,6 @@ use crate::store::{
     Lsn, StoreError,
     log::{mutant::Mutant, values::Content},
 };
-use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -21,11 +20,13 @@ use std::{
 
 /// Rows looked up, and written anew, at a time: a bound on how long that holds the view's lock.
 const ROWS_AT_ONCE: usize = 64;
-/// So many times that, between two pauses.
-const STEPS: usize = 16;
+/// Rows looked up between two pauses.
+const ROWS_LOOKED_UP: usize = 512;
+/// How often rows of a segment are looked up again that somebody may have changed just then.
+const PASSES_MAX: usize = 8;
 /// How long it waits while memory is full.
 const FULL_PAUSE: Duration = Duration::from_millis(2);
-/// How often a segment is tried in which rows are left: somebody has changed them at that moment, or they can't be read.
+/// How often a segment is tried in which rows are left: they can't be read, or change all the time.
 const TRIES_MAX: u32 = 3;
 
 /// What the collector goes by.
@@ -124,21 +125,21 @@ impl Log {
     async fn collect_segment(self: &Arc<Self>, victim: Victim) -> Result<(), StoreError> {
         let (disk, config) = (self.serving.env.disk(), self.serving.config.log.clone());
         let content = self.serving.block(move || Content::read(&*disk, &victim.path, &config)).await?;
-        let (content, mut next) = (Arc::new(content), 0);
-        while next < content.len() {
-            while self.serving.view.memtable_bytes() >= self.serving.config.backlog_bytes_max {
-                if self.serving.view.taking() != Taking::Yes {
-                    return Err(StoreError::Closed);
+        let content = Arc::new(content);
+        let mut left: Vec<usize> = (0..content.len()).collect();
+        for _ in 0..PASSES_MAX {
+            let mut changing = Vec::new();
+            for some in left.chunks(ROWS_LOOKED_UP) {
+                self.until_room().await?;
+                let began = self.serving.env.now();
+                let (log, of, some) = (Arc::clone(self), Arc::clone(&content), some.to_vec());
+                let look = move || log.still_there(&of, &some);
+                for (there, since) in self.serving.block(look).await? {
+                    changing.extend(self.rewrite(&content, &there, since)?);
                 }
-                self.serving.env.sleep(FULL_PAUSE).await;
+                self.pause(self.serving.env.now() - began).await;
             }
-            let (log, of) = (Arc::clone(self), Arc::clone(&content));
-            let began = self.serving.env.now();
-            self.serving
-                .block(move || (0..STEPS).try_for_each(|step| log.rewrite(&of, next + step * ROWS_AT_ONCE)))
-                .await?;
-            next += STEPS * ROWS_AT_ONCE;
-            self.pause(self.serving.env.now() - began).await;
+            left = changing;
         }
         let last = self.serving.view.last();
         let mut state = self.collector.lock();
@@ -148,21 +149,24 @@ impl Log {
         Ok(())
     }
 
-    /// Writes some rows of a segment anew that still have their values there. Blocks.
-    fn rewrite(&self, content: &Content, first: usize) -> Result<(), StoreError> {
-        let rows: Vec<_> = (first..first + ROWS_AT_ONCE).map_while(|index| content.get(index)).collect();
-        let view = &self.serving.view;
-        let (there, mut since) = view.still_there(rows)?;
-        if self.serving.config.log.breaks(Mutant::BlindCollector) {
-            since = Lsn(u64::MAX);
-        }
-        // Copies: a slice would keep the whole segment in memory.
-        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-        let rows: Vec<_> = there.iter().map(|(key, value)| (copy(key), value.as_ref().map(copy))).collect();
+    /// Those of some rows of a segment that still have their values there, in groups of one moment each. Blocks.
+    fn still_there(&self, content: &Content, some: &[usize]) -> Result<Vec<(Vec<usize>, Lsn)>, StoreError> {
+        let look = |some: &[usize]| {
+            let rows: Vec<_> = some.iter().map(|index| content.place(*index)).collect();
+            let (there, since) = self.serving.view.still_there(&rows)?;
+            Ok((there.into_iter().map(|index| some[index]).collect(), since))
+        };
+        some.chunks(ROWS_AT_ONCE).map(look).collect()
+    }
+
+    /// Writes rows of a segment anew; gives those that somebody may have changed since.
+    fn rewrite(&self, content: &Content, there: &[usize], since: Lsn) -> Result<Vec<usize>, StoreError> {
+        let rows: Vec<_> = there.iter().map(|index| content.copy(*index)).collect();
+        let blind = self.serving.config.log.breaks(Mutant::BlindCollector);
+        let since = if blind { Lsn(u64::MAX) } else { since };
         self.serving.space.took(bytes_of_rows(&rows));
         let (now, mut look) = (self.serving.env.now(), false);
-        // Those that somebody changes at this moment are looked at again when the segment's turn comes again.
-        view.apply_unchanged(rows, since, |lsn, queued, changes| {
+        let changing = self.serving.view.apply_unchanged(rows, since, |lsn, queued, changes| {
             look = self.queue().push_lazily(self.batch(lsn, queued, changes), now);
         })?;
         if look {
@@ -170,6 +174,18 @@ impl Log {
         }
         if self.is_fold_due() {
             self.fold.notify_one();
+        }
+        let is_changing = |index: &usize| changing.iter().any(|(key, _)| *key == content.place(*index).0);
+        Ok(there.iter().copied().filter(is_changing).collect())
+    }
+
+    /// Waits while memory is full.
+    async fn until_room(&self) -> Result<(), StoreError> {
+        while self.serving.view.memtable_bytes() >= self.serving.config.backlog_bytes_max {
+            if self.serving.view.taking() != Taking::Yes {
+                return Err(StoreError::Closed);
+            }
+            self.serving.env.sleep(FULL_PAUSE).await;
         }
         Ok(())
     }

@@ -425,6 +425,118 @@ fn a_file_that_grows_is_left_for_one_that_was_prepared() {
     assert_eq!((life.rows().len(), life.loss()), (4, None));
 }
 
+/// A store of two files, of which a flush has reached the first: that one names the segments of opening 2, and the other
+/// those of opening 1, too. The first segment has so many bytes of records.
+fn half_flushed(bytes: usize) -> Machine {
+    let mut machine = Machine::new(None);
+    machine.config.store_files = 2;
+    machine.open().append(&[(b'a', bytes)]);
+    let life = machine.open();
+    let transaction = life.files.all()[0].begin().unwrap();
+    transaction.mark_applied(1).unwrap();
+    transaction.mark(FIRST_MARK, Needed::from(2 << 32).mark()).unwrap();
+    transaction.commit().unwrap();
+    { life }.append(&[(b'b', ROW)]);
+    machine.restart(|machine| machine.sim.kill(0));
+    machine
+}
+
+impl Machine {
+    /// Loses power after so many operations of an opening; whether it came to its end.
+    fn cut_opening(&mut self, operations: u64) -> bool {
+        self.sim.cut_power_after(0, operations, CrashMode::LoseAll);
+        let is_done = self.try_open().is_ok();
+        self.restart(|machine| machine.sim.crash(0, CrashMode::LoseAll));
+        self.sim.cut_power_after(0, u64::MAX, CrashMode::LoseAll);
+        is_done
+    }
+
+    /// By store file, the first segment that it names.
+    fn named(&self) -> Vec<u64> {
+        let disk = self.env.disk();
+        let config = StoreConfig { log: self.config.clone(), ..StoreConfig::default() };
+        let files = StoreFiles::open(&*disk, Path::new("/data"), &config).unwrap();
+        let named = Needed::of_marks(files.marks(FIRST_MARK).unwrap()).unwrap();
+        named.into_iter().map(Needed::first).collect()
+    }
+
+    fn lose_file(&self, number: usize) {
+        self.env.disk().remove(Path::new(&format!("/data/rows-{number:03}.redb"))).unwrap();
+    }
+}
+
+/// Opening 3 puts what it reads into the tables. Cut off between its two files, it leaves one that names its segment,
+/// and one that names those of opening 2: opening 4 leaves what these have to the flush, and may choose another file for
+/// the segment that it begins. Were it numbered as opening 3's, the log would have two of that number.
+#[test]
+fn the_number_of_an_opening_that_was_cut_off_is_not_used_again() {
+    // The file of the first segment is as long as those that are prepared, and preferred, or not.
+    for (bytes, lost) in
+        [ROW, 16 << 10].into_iter().flat_map(|bytes| [None, Some(0), Some(1)].map(|lost| (bytes, lost)))
+    {
+        for operations in 0.. {
+            let mut machine = half_flushed(bytes);
+            if machine.cut_opening(operations) {
+                break;
+            }
+            lost.into_iter().for_each(|lost| machine.lose_file(lost));
+            machine.open().append(&[(b'c', ROW)]);
+            let life = machine.open();
+            let case = format!("{bytes} bytes, file {lost:?} lost, cut off after {operations} operations");
+            assert_eq!(life.loss(), None, "{case}");
+            if lost.is_none() {
+                assert_eq!(life.rows(), [('a', bytes), ('b', ROW), ('c', ROW)], "{case}");
+            }
+        }
+    }
+}
+
+/// What one file names is needed if the other is lost.
+#[test]
+fn an_opening_that_is_cut_off_has_written_over_nothing_that_any_file_names() {
+    let cut = |operations| {
+        let mut machine = half_flushed(ROW);
+        machine.cut_opening(operations);
+        machine
+    };
+    let between = (0..200).find(|operations| cut(*operations).named() == [2 << 32, 3 << 32]).unwrap();
+    for operations in 0.. {
+        let mut machine = cut(between);
+        if machine.cut_opening(operations) {
+            break;
+        }
+        machine.lose_file(0);
+        assert_eq!(machine.open().loss(), None, "cut off after {operations} operations");
+    }
+}
+
+/// An opening that finds the newest segment to be gone must not begin one of its number.
+#[test]
+fn a_loss_is_found_again_after_an_opening_that_was_cut_off() {
+    for operations in 0.. {
+        let mut machine = half_flushed(ROW);
+        machine.env.disk().remove(&machine.log_files()[1]).unwrap();
+        machine.env.disk().sync_dir(Path::new("/data/log")).unwrap();
+        if machine.cut_opening(operations) {
+            break;
+        }
+        assert!(machine.open().loss().is_some(), "cut off after {operations} operations");
+    }
+}
+
+/// Process 1 is killed between making a file for the log and syncing its name, and process 2 finds the file.
+#[test]
+fn a_file_that_a_killed_process_has_made_does_not_go_with_the_power() {
+    let mut machine = Machine::new(None);
+    drop(machine.open());
+    machine.env.disk().open(Path::new("/data/log/log-000001"), true).unwrap();
+    machine.restart(|machine| machine.sim.kill(0));
+    machine.open().append(&[(b'a', ROW)]);
+    machine.restart(|machine| machine.sim.crash(0, CrashMode::LoseAll));
+    let life = machine.open();
+    assert_eq!((life.rows(), life.loss()), (vec![('a', ROW)], None));
+}
+
 #[test]
 fn only_what_no_store_file_needs_is_written_over() {
     let machine = Machine::new(None);
