@@ -55,11 +55,13 @@ fn what_was_acknowledged_before_all_nodes_died_at_once_is_there_after_it() {
     const ACKNOWLEDGED_MIN: usize = 60;
     let mut dev = Dev::start(3);
     let acknowledged = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
     let hosts = ["node1", "node2", "node3"].map(|name| dev.address(name, "pb"));
     let written = std::thread::scope(|scope| {
+        let _stops = StopsWriters(&stop);
         let writers = (0..WRITERS).map(|writer| {
-            let (host, acknowledged) = (&hosts[writer % hosts.len()], &acknowledged);
-            scope.spawn(move || write_until_refused(writer, host, acknowledged))
+            let (host, acknowledged, stop) = (&hosts[writer % hosts.len()], &acknowledged, &stop);
+            scope.spawn(move || write_until_refused(writer, host, acknowledged, stop))
         });
         let writers = writers.collect::<Vec<_>>();
         eventually("writes under way", || {
@@ -87,6 +89,7 @@ fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_ever
     let stop = AtomicBool::new(false);
     let hosts = ["node1", "node2", "node3"].map(|name| dev.address(name, "pb"));
     let written = std::thread::scope(|scope| {
+        let stops = StopsWriters(&stop);
         let writers = hosts.iter().zip(&acknowledged).enumerate().map(|(writer, (host, acknowledged))| {
             let stop = &stop;
             scope.spawn(move || write_until_told(writer, host, acknowledged, stop))
@@ -108,7 +111,7 @@ fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_ever
             node["reason"].as_str().is_some_and(|why| why.contains(CAUSE)).then_some(())
         });
         more(&[0, 2], 20);
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(dev.log("node2").contains(CAUSE), "{}", dev.log("node2"));
@@ -136,7 +139,16 @@ fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_ever
     verify(&dev, &written, &["--r", "1"]).ok();
 }
 
-/// Puts one key after another at one server, whatever it answers, until it is told to end; the records that it
+/// Tells the writers of a test to stop when it is dropped: a test that fails would wait for them for ever.
+struct StopsWriters<'a>(&'a AtomicBool);
+
+impl Drop for StopsWriters<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Puts one key after another at one server, whatever it answers, until it is told to stop; the records that it
 /// acknowledged.
 fn write_until_told(writer: usize, host: &str, acknowledged: &AtomicUsize, stop: &AtomicBool) -> Vec<String> {
     let mut written = Vec::new();
@@ -153,18 +165,25 @@ fn write_until_told(writer: usize, host: &str, acknowledged: &AtomicUsize, stop:
     written
 }
 
-/// Puts one key after another at one server until it does not answer; the records that it acknowledged.
-fn write_until_refused(writer: usize, host: &str, acknowledged: &AtomicUsize) -> Vec<String> {
+/// Puts one key after another at one server until it does not answer, or is told to stop; the records that it
+/// acknowledged.
+fn write_until_refused(
+    writer: usize,
+    host: &str,
+    acknowledged: &AtomicUsize,
+    stop: &AtomicBool,
+) -> Vec<String> {
     let mut written = Vec::new();
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         let (key, value) = (format!("{writer}/{}", written.len()), format!("by {writer}"));
         let words = ["kv", "put", "import", &key, &value, "--hosts", host];
         if Running::spawn(Command::new(RONDEL).args(words)).ended().code != Some(0) {
-            return written;
+            break;
         }
         written.push(format!(r#"{{"bucket":"import","key":"{key}","value":"{value}"}}"#));
         acknowledged.fetch_add(1, Ordering::Relaxed);
     }
+    written
 }
 
 /// Reads every record by its key and compares.
