@@ -105,7 +105,7 @@ fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_ever
         };
         more(&[0, 1, 2], 20);
         let (volume, process) = dev.volume();
-        volume.turns_read_only(process);
+        volume.turns_read_only(process).unwrap();
         eventually("a node that withdraws", || {
             let node = &dev.status_of("node2")["node"];
             node["reason"].as_str().is_some_and(|why| why.contains(CAUSE)).then_some(())
@@ -131,7 +131,7 @@ fn a_node_whose_disk_turns_read_only_says_so_while_the_others_serve_and_has_ever
 
     dev.steer("stop", "node2").ok();
     let (volume, process) = dev.volume();
-    volume.is_repaired(process);
+    volume.is_repaired(process).unwrap();
     dev.steer("start", "node2").ok();
     dev.settle();
     dev.steer("kill", "node1").ok();

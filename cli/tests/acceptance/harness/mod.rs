@@ -6,7 +6,7 @@ mod volume;
 
 pub(crate) use dev::Dev;
 pub(crate) use node::{Node, start};
-pub(crate) use volume::{Volume, skipped_without_mounts};
+pub(crate) use volume::{Volume, ran, skipped_without_mounts};
 
 use nix::{
     sys::signal::{Signal, kill},
