@@ -17,11 +17,14 @@ use std::{
     io::{BufRead, BufReader, Write as _},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 const DIRECTORY: &str = "RONDEL_TEST_KILLED_DIRECTORY";
 const SEED: &str = "RONDEL_TEST_KILLED_SEED";
 const KEYS: u64 = 500;
+/// Far longer than a store is open here, in the child or in the test: past this it hangs.
+const OPEN_MAX: Duration = Duration::from_secs(120);
 /// Before a line of the child's that says what is durable.
 const MARK: &str = "durable: ";
 
@@ -50,7 +53,13 @@ fn key(number: u64) -> RowKey {
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let done = runtime.block_on(async { Env::production().timeout(OPEN_MAX, work).await });
+    done.unwrap_or_else(|_| {
+        // Dropped, it would wait for what hangs.
+        runtime.shutdown_background();
+        panic!("not done within {OPEN_MAX:?}")
+    })
 }
 
 /// The version of every row that is there; each value says which it is, and fills the rest with it.

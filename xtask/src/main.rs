@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod doc;
+mod ends;
 mod fix;
 mod fuzz;
 mod sim;

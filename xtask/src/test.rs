@@ -2,6 +2,7 @@
 
 use crate::cargo::{cargo, run as run_cargo};
 use clap::Args;
+use std::process::Command;
 
 /// What to test.
 #[derive(Args, Default)]
@@ -11,14 +12,19 @@ pub(crate) struct Options {
     rest: Vec<String>,
 }
 
-/// Runs `cargo test`, over the whole workspace unless the rest names a package.
+/// Runs the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    run_cargo(command(options)?)
+}
+
+/// `cargo test`, over the whole workspace unless the rest names a package.
+pub(crate) fn command(options: &Options) -> anyhow::Result<Command> {
     let mut command = cargo(["test", "--locked"])?;
     if !options.names_a_package() {
         command.arg("--workspace");
     }
     command.args(&options.rest);
-    run_cargo(command)
+    Ok(command)
 }
 
 impl Options {

@@ -1,6 +1,6 @@
 //! Starts and other commands that can't be: what is told, and that nothing is left behind.
 
-use crate::harness::{Node, RONDEL, Running, free_ports, rondel, skipped_without_mounts};
+use crate::harness::{Node, RONDEL, Running, free_ports, ran, rondel, skipped_without_mounts};
 use std::{
     fs,
     net::{TcpListener, UdpSocket},
@@ -151,10 +151,8 @@ pub(crate) fn on_own_file_system(command: &mut Command, at: &Path, options: &str
         within
     };
     let mount = "mount -t tmpfs -o \"$2\" tmpfs \"$1\"";
-    let possible = within(mount).output().is_ok_and(|tried| tried.status.success());
-    if !possible {
-        let why = "this user may not mount file systems of its own (unshare --user --mount)";
-        skipped_without_mounts(why);
+    if let Err(why) = ran("unshare --user --mount", &within(mount)) {
+        skipped_without_mounts(&format!("this user may not mount file systems of its own: {why}"));
         return None;
     }
     let mut within = within(&format!("{mount}; shift 2; exec \"$@\""));

@@ -133,6 +133,9 @@ mod tests {
         time::Duration,
     };
 
+    /// Far longer than a task takes to end.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Sends when dropped: the way to see that a task is gone.
     struct Gone(mpsc::Sender<()>);
 
@@ -177,7 +180,7 @@ mod tests {
         });
         assert_eq!(name.recv().await.unwrap().as_deref(), Some("lane-7"));
         handle.abort();
-        tokio::task::block_in_place(|| dropped.recv()).unwrap();
+        tokio::task::block_in_place(|| dropped.recv_timeout(PATIENCE)).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -194,7 +197,7 @@ mod tests {
             std::future::pending::<()>().await;
         })
         .abort();
-        tokio::task::block_in_place(|| dropped.recv()).unwrap();
+        tokio::task::block_in_place(|| dropped.recv_timeout(PATIENCE)).unwrap();
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! `rondel dev` ends its nodes when it is told to, and a node ends when `rondel dev` is gone, so nothing is left behind
 //! whatever ends this process.
 
+use crate::ends::Ends;
 use anyhow::{Context, bail};
 use nix::{
     sys::signal::{Signal, kill},
@@ -17,7 +18,6 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStdout, Command},
-    signal::unix::{Signal as Signals, SignalKind, signal},
 };
 
 /// How long the nodes may take to end before they are killed: more than `rondel dev` gives them.
@@ -142,34 +142,6 @@ async fn stop(dev: &mut Child, ends: &mut Ends) -> anyhow::Result<()> {
     }
     dev.kill().await.context("cannot kill `rondel dev`")?;
     bail!("`rondel dev` did not end in time and was killed; its nodes end by themselves")
-}
-
-/// The ways in which a user ends a program.
-pub(crate) struct Ends {
-    interrupt: Signals,
-    terminate: Signals,
-    hang_up: Signals,
-}
-
-impl Ends {
-    /// From now on they do not end this process by themselves.
-    pub(crate) fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,11 +17,14 @@ mod spread;
 mod store;
 mod table;
 
-use crate::cargo::{cargo, root, run as run_cargo};
+use crate::{
+    cargo::{cargo, root, run as run_cargo},
+    ends::Ends,
+};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use client::Load;
-use cluster::{Cluster, Ends, Plan, with_cluster};
+use cluster::{Cluster, Plan, with_cluster};
 use measure::{Figures, measure};
 use rows::{Pace, ROWS, Row};
 use spread::three_digits;

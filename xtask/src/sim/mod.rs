@@ -20,7 +20,7 @@ use clap::Args;
 use plan::Plan;
 use rondel_core::mutant::{Mutant, Mutants};
 use run::Report;
-use std::{fs, panic, path::PathBuf};
+use std::{fs, panic, path::PathBuf, process::Command};
 
 /// Seeds within which each planted mistake must be caught.
 const MUTANT_RUNS: u64 = 100;
@@ -90,10 +90,7 @@ impl Options {
 /// Simulates; optimised, whichever way this task itself was built.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !options.here {
-        let mut command =
-            cargo(["run", "--quiet", "--locked", "--profile", "sim", "--package", "xtask", "--"])?;
-        command.args(["sim", "--here"]).args(options.arguments());
-        return run_cargo(command);
+        return run_cargo(command(options)?);
     }
     if options.seed.is_none() {
         // What a library panics at a rotten file is caught, and any other panic is in the report of its run.
@@ -107,6 +104,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Some(seed) => one(options, seed, mutants),
         None => many(options, mutants),
     }
+}
+
+/// This task, built as it simulates.
+pub(crate) fn command(options: &Options) -> anyhow::Result<Command> {
+    let mut command = cargo(["run", "--quiet", "--locked", "--profile", "sim", "--package", "xtask", "--"])?;
+    command.args(["sim", "--here"]).args(options.arguments());
+    Ok(command)
 }
 
 fn mutants_of(name: &str) -> anyhow::Result<Mutants> {

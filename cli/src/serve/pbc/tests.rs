@@ -106,6 +106,9 @@ impl Fixture {
     }
 }
 
+/// Far longer than a test takes: past this something waits for ever.
+const TEST_MAX: Duration = Duration::from_secs(120);
+
 /// Runs a test against a listener, and then stops the listener.
 fn with_limits<F: Future<Output = Fixture>>(limits: PbLimits, test: impl FnOnce(Fixture) -> F) {
     rt::single_threaded().unwrap().block_on(async {
@@ -120,7 +123,8 @@ fn with_limits<F: Future<Output = Fixture>>(limits: PbLimits, test: impl FnOnce(
             let fixture = test(Fixture { address, gate, stop }).await;
             fixture.stop.send_replace(true);
         };
-        tokio::join!(listening, testing);
+        let both = async { tokio::join!(listening, testing) };
+        Env::production().timeout(TEST_MAX, both).await.expect("the test ends, and the listener after it");
     });
 }
 

@@ -6,7 +6,7 @@ mod volume;
 
 pub(crate) use dev::Dev;
 pub(crate) use node::{Node, start};
-pub(crate) use volume::{Volume, skipped_without_mounts};
+pub(crate) use volume::{Volume, ran, skipped_without_mounts};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -17,6 +17,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     net::{Ipv4Addr, TcpListener, UdpSocket},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -35,21 +36,28 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// What `probe` finds, as soon as it finds something.
 #[track_caller]
+pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    match look_for(probe) {
+        Some(found) => found,
+        None => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
-pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+fn look_for<T>(mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = probe() {
-            return found;
+        match probe() {
+            None if Instant::now() < give_up => std::thread::sleep(LOOK_EVERY),
+            found => return found,
         }
-        assert!(Instant::now() < give_up, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(LOOK_EVERY);
     }
 }
 
 /// A process with its output, ended when it is dropped.
 pub(crate) struct Running {
     child: Child,
+    input: Option<UnixStream>,
     output: TempDir,
 }
 
@@ -73,13 +81,17 @@ impl Running {
                 command.env_remove(name);
             }
         }
+        let (input, end) = UnixStream::pair().unwrap();
+        input.set_write_timeout(Some(PATIENCE)).unwrap();
         let child = command
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(end))
             .stdout(File::create(output.path().join("out")).unwrap())
             .stderr(File::create(output.path().join("err")).unwrap())
             .spawn()
             .unwrap();
-        Self { child, output }
+        // The command would keep its end open: writing to a process that has ended would not fail.
+        command.stdin(Stdio::null());
+        Self { child, input: Some(input), output }
     }
 
     /// Standard output so far.
@@ -92,9 +104,9 @@ impl Running {
         read(&self.output.path().join("err"))
     }
 
-    /// Where its standard input is written, once.
-    pub(crate) fn stdin(&mut self) -> std::process::ChildStdin {
-        self.child.stdin.take().unwrap()
+    /// Where its standard input is written, once; a process that does not read it fails the writer.
+    pub(crate) fn stdin(&mut self) -> UnixStream {
+        self.input.take().unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -126,9 +138,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already; then there is nothing to do.
+        // It may have ended already; then there is nothing to do. One that waits for a broken disk does not end.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = look_for(|| self.child.try_wait().transpose());
     }
 }
 

@@ -1,6 +1,6 @@
 //! One node of `rondel start`.
 
-use super::{Ended, RONDEL, Running, eventually, rondel};
+use super::{Ended, PATIENCE, RONDEL, Running, eventually, rondel};
 use serde_json::Value;
 use std::{
     ffi::OsStr,
@@ -62,6 +62,7 @@ impl Node {
     /// What it tells Prometheus.
     pub(crate) fn metrics(&self) -> String {
         let mut connection = TcpStream::connect(&self.admin).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(connection, "GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         connection.read_to_string(&mut answer).unwrap();

@@ -118,9 +118,20 @@ impl Node {
         outcome
     }
 
+    /// The next `HOLD` that waits for its answer.
+    async fn held(&mut self) -> ReplyTo {
+        awaited(&self.env, self.held.recv()).await
+    }
+
     async fn ask(&self, to: NodeId, head: Head, body: impl Into<Bytes>) -> Outcome {
         self.send(to, head, body).await.unwrap()
     }
+}
+
+/// What has not come when a request's deadline has passed does not come.
+async fn awaited<T>(env: &Env, next: impl Future<Output = Option<T>>) -> T {
+    let come = env.timeout(Duration::from_micros(LONG.into()), next).await;
+    come.expect("it has come in time").unwrap()
 }
 
 fn asked() -> (ReplyTo, oneshot::Receiver<Outcome>) {

@@ -7,7 +7,7 @@ use rondel_proto::frame::{FRAME_BYTES_MAX, flags};
 async fn a_request_arrives_whole_and_its_reply_comes_back() {
     let (one, two) = pair();
     assert_eq!(one.ask(two.at.node, head(ECHO), "hello").await.unwrap(), "hello");
-    let (from, seen, key, body) = two.seen.recv().unwrap();
+    let (from, seen, key, body) = two.seen.try_recv().unwrap();
     assert_eq!((from.node, from.standing), (one.at.node, Standing::Member));
     assert_eq!((from.nonce, from.fingerprint), (one.identity.nonce, one.at.fingerprint));
     assert!(seen.deadline_us <= LONG && seen.deadline_us > LONG / 2);
@@ -64,7 +64,7 @@ async fn that_a_write_is_in_memory_is_heard_before_its_answer_and_only_by_who_as
             let flags = if asks { flags::ACCEPT } else { 0 };
             let head = Head { flags, ..head(HOLD) };
             one.transport.request(two.at.node, head, b"key", Bytes::from(vec![1; body]), reply);
-            let mut held = two.held.recv().await.unwrap();
+            let mut held = two.held().await;
             held.accept();
             if asks {
                 (&mut hears).await.unwrap();
@@ -84,7 +84,7 @@ async fn control_is_answered_while_requests_are_not() {
     let (reply, outcome) = asked();
     one.transport.control(two.at.node, head(ECHO), b"", Bytes::from_static(b"alive"), reply);
     assert_eq!(outcome.await.unwrap().unwrap(), "alive");
-    two.held.recv().await.unwrap().fail(FailureCode::NotReady);
+    two.held().await.fail(FailureCode::NotReady);
     assert_eq!(code(held.await.unwrap()), FailureCode::NotReady);
 }
 
@@ -92,7 +92,7 @@ async fn control_is_answered_while_requests_are_not() {
 async fn a_failure_keeps_its_code_and_detail_and_a_dropped_reply_says_so() {
     let (one, mut two) = pair();
     let (stale, dropped) = (one.send(two.at.node, head(HOLD), ""), one.send(two.at.node, head(HOLD), ""));
-    let (first, second) = (two.held.recv().await.unwrap(), two.held.recv().await.unwrap());
+    let (first, second) = (two.held().await, two.held().await);
     let failure = Failure { code: FailureCode::Stale, detail: Bytes::from_static(&[1, 0, 0, 0]) };
     first.send(Err(failure.clone()));
     drop(second);
@@ -106,7 +106,7 @@ async fn a_deadline_is_met_without_the_peer() {
     let (one, mut two) = pair();
     let short = Head { deadline_us: 30_000, ..head(HOLD) };
     assert_eq!(code(one.ask(two.at.node, short, "").await), FailureCode::Expired);
-    two.held.recv().await.unwrap().send(Ok(Bytes::from_static(b"too late")));
+    two.held().await.send(Ok(Bytes::from_static(b"too late")));
     assert_eq!(one.ask(two.at.node, head(ECHO), "still up").await.unwrap(), "still up");
     // A large one as well.
     assert_eq!(code(one.ask(two.at.node, short, vec![0; 100_000]).await), FailureCode::Expired);
@@ -116,7 +116,7 @@ async fn a_deadline_is_met_without_the_peer() {
 async fn a_closed_peer_answers_what_it_has_and_its_asker_knows_at_once() {
     let (one, mut two) = pair();
     let answered = one.send(two.at.node, head(HOLD), "");
-    let waiting = two.held.recv().await.unwrap();
+    let waiting = two.held().await;
     let (transport, env) = (two.transport.clone(), two.env.clone());
     let (done, closed) = oneshot::channel();
     env.spawn("test close", async move {
@@ -142,7 +142,7 @@ fn a_restarted_peer_is_known_at_once() {
     one.transport.set_peers(&[two.at]);
     two.transport.set_peers(&[one.at]);
     let held = one.send(two.at.node, head(HOLD), "");
-    let kept = theirs.block_on(two.held.recv()).unwrap();
+    let kept = theirs.block_on(two.held());
     // All of its tasks end at once and without a word, as a killed process does.
     drop(theirs);
     let (at, identity) = (two.at, Identity { nonce: two.identity.nonce + 1, ..two.identity.clone() });
@@ -169,7 +169,7 @@ async fn a_full_table_and_a_full_queue_refuse_at_once() {
     let held = [one.send(two.at.node, head(HOLD), ""), one.send(two.at.node, head(HOLD), "")];
     assert_eq!(code(one.ask(two.at.node, head(ECHO), "").await), FailureCode::Overloaded);
     for outcome in held {
-        two.held.recv().await.unwrap().send(Ok(Bytes::new()));
+        two.held().await.send(Ok(Bytes::new()));
         outcome.await.unwrap().unwrap();
     }
     // What is in the queue counts until it is written; nothing can be before this task waits.
@@ -190,7 +190,7 @@ async fn a_message_with_another_schema_is_not_sent() {
     assert_eq!(code(one.ask(two.at.node, head(CHANGED), "").await), FailureCode::Unsupported);
     assert_eq!(code(one.ask(two.at.node, head(CHANGED), "").await), FailureCode::Unsupported);
     one.ask(two.at.node, head(ECHO), "").await.unwrap();
-    assert_eq!(two.seen.recv().unwrap().1.message, ECHO);
+    assert_eq!(two.seen.try_recv().unwrap().1.message, ECHO);
     assert!(two.seen.try_recv().is_err());
 }
 

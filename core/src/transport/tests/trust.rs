@@ -19,10 +19,10 @@ async fn a_stranger_may_join_and_becomes_a_member_on_the_same_connection() {
     let (one, two) = (Node::start(1), Node::start(2));
     one.transport.set_peers(&[two.at]);
     assert_eq!(one.ask(two.at.node, head(JOIN), "let me in").await.unwrap(), "let me in");
-    assert_eq!(two.seen.recv().unwrap().0.standing, Standing::Stranger);
+    assert_eq!(two.seen.try_recv().unwrap().0.standing, Standing::Stranger);
     two.transport.set_peers(&[one.at]);
     assert_eq!(one.ask(two.at.node, head(ECHO), "").await.unwrap(), "");
-    assert_eq!(two.seen.recv().unwrap().0.standing, Standing::Member);
+    assert_eq!(two.seen.try_recv().unwrap().0.standing, Standing::Member);
     assert_eq!(lock(&two.transport.0.shared.callers).len(), 1);
 }
 
@@ -55,9 +55,9 @@ async fn a_peer_with_another_certificate_or_name_is_not_talked_to() {
 async fn a_removed_peer_is_cut_off_on_both_sides() {
     let (one, mut two) = pair();
     let held = one.send(two.at.node, head(HOLD), "");
-    two.held.recv().await.unwrap();
+    two.held().await;
     let held_again = one.send(two.at.node, head(HOLD), "");
-    let kept = two.held.recv().await.unwrap();
+    let kept = two.held().await;
     assert_eq!(code(held.await.unwrap()), FailureCode::Dropped);
     two.transport.set_peers(&[]);
     assert_eq!(code(held_again.await.unwrap()), FailureCode::Disconnected);
@@ -70,7 +70,7 @@ async fn a_removed_peer_is_cut_off_on_both_sides() {
 async fn removing_a_peer_answers_what_it_has_not() {
     let (one, mut two) = pair();
     let held = one.send(two.at.node, head(HOLD), "");
-    let _kept = two.held.recv().await.unwrap();
+    let _kept = two.held().await;
     one.transport.set_peers(&[one.at]);
     assert_eq!(code(held.await.unwrap()), FailureCode::Disconnected);
 }
@@ -96,7 +96,7 @@ async fn a_node_of_another_lineage_is_a_stranger() {
 async fn a_cluster_that_has_just_been_formed_keeps_its_connections() {
     let (one, mut two) = pair();
     let held = one.send(two.at.node, head(HOLD), "");
-    let kept = two.held.recv().await.unwrap();
+    let kept = two.held().await;
     for node in [&one, &two] {
         node.transport.set_hello(Hello { lineage: Lineage(1), ..hello() });
         node.transport.set_peers(&[one.at, two.at]);
@@ -114,7 +114,7 @@ async fn two_processes_with_one_name_are_told_of_each_other() {
     // By the certificate's fingerprint the copy is whom it expects; by its name it is itself.
     let joined = copy.transport.join_request(two.at.addr, two.at.fingerprint, head(JOIN), b"", Bytes::new());
     assert_eq!(code(joined.await), FailureCode::Unreachable);
-    assert_eq!(two.clashes.recv().await.unwrap().nonce, copy.identity.nonce);
+    assert_eq!(awaited(&copy.env, two.clashes.recv()).await.nonce, copy.identity.nonce);
     // A node that dials itself is refused too, without alarm.
     let itself = two.transport.join_request(two.at.addr, two.at.fingerprint, head(JOIN), b"", Bytes::new());
     assert_eq!(code(itself.await), FailureCode::Unreachable);
@@ -128,7 +128,7 @@ async fn a_node_changes_its_certificate_without_a_restart() {
     one.ask(two.at.node, head(ECHO), "old").await.unwrap();
     two.ask(one.at.node, head(ECHO), "old").await.unwrap();
     let held = one.send(two.at.node, head(HOLD), "");
-    let _kept = two.held.recv().await.unwrap();
+    let _kept = two.held().await;
     let fresh = identity(&one.env, 1);
     one.transport.set_certificate(&fresh.certificate_der, &fresh.key_pkcs8_der).unwrap();
     one.transport.set_certificate(&fresh.certificate_der, b"no key").unwrap_err();
