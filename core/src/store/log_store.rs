@@ -18,23 +18,20 @@ use super::{
     log::{
         Recovery,
         mutant::Mutant,
-        record_bytes,
-        recovery::{FIRST_MARK, Recovered, io_error, recover},
-        segment::{LiveValues, Segments},
+        recovery::{Recovered, io_error, recover},
+        segment::Segments,
         values::Values,
         writer::{Batch, Run, Writer, Written},
     },
-    memtable::{Change, Entry as _, Folded},
+    memtable::Change,
     scrub,
-    serving::{Damage, Serving},
-    space::{bytes_of, bytes_of_rows},
-    stored::{Place, Stored},
+    serving::Serving,
+    space::bytes_of,
     view::Taking,
 };
 use crate::env::{BoxFuture, Env, TaskHandle};
 use bytes::Bytes;
 use collector::Collector;
-use futures_util::TryStreamExt;
 use queue::Queue;
 use rondel_proto::id::Position;
 use std::{
@@ -45,16 +42,6 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
-use upkeep::Upkeep;
-
-/// Memtables are folded when they are so much of the bound, and what is folded is moved into the tables when it is so much:
-/// two of each fit below the point where writes are slowed down.
-const FRESH_SHARE: u64 = 16;
-const FOLDED_SHARE: u64 = 3;
-/// Files that are flushed at the same time.
-const FLUSHES_AT_ONCE: usize = 2;
-/// The longest pause between two slices of a flush.
-const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// Rows in redb files behind a commit log.
 #[derive(Debug)]
@@ -273,279 +260,6 @@ impl Log {
     }
 }
 
-/// The flush task.
-impl Log {
-    /// `left` is what an earlier opening has left.
-    async fn flush(self: Arc<Self>, files: Arc<StoreFiles>, mut left: Option<Arc<Folded>>) {
-        let (mut files, mut upkeep) = (files, Upkeep::default());
-        loop {
-            let taking = self.serving.view.taking();
-            if taking == Taking::Stopped {
-                break;
-            }
-            if let Some(Damage { error, is_needed }) = self.serving.take_damage() {
-                // Of a file that has been replaced meanwhile somebody may still have read.
-                if files.is_damaged()
-                    && let Err(error) = self.mend(&mut files, &mut upkeep, error).await
-                    && is_needed
-                {
-                    self.serving.fail(error);
-                    break;
-                }
-                continue;
-            }
-            if taking == Taking::Yes && left.is_none() && !self.is_flush_due() {
-                match self.keep_up(&mut files, &mut upkeep).await {
-                    Ok(true) => {}
-                    Ok(false) => self.flush.notified().await,
-                    Err(error) => {
-                        if let Err(error) = self.mend(&mut files, &mut upkeep, error).await {
-                            self.serving.fail(error);
-                            break;
-                        }
-                    }
-                }
-                continue;
-            }
-            let moving = match left.take() {
-                None => self.take_folded().await,
-                left => Ok(left),
-            };
-            let flushed = match moving {
-                Ok(Some(moving)) => {
-                    match self.flush_whatever_breaks(&mut files, &mut upkeep, &moving).await {
-                        Ok(()) => self.follow(&files, &mut upkeep, &moving).await,
-                        failed => failed,
-                    }
-                }
-                Ok(None) if taking == Taking::Closed => break,
-                Ok(None) => {
-                    self.flush.notified().await;
-                    continue;
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = flushed {
-                self.serving.fail(error);
-                break;
-            }
-        }
-        // Lost work means that the node is going down: the next start does it.
-        let _ = self.put_down(&files, upkeep).await;
-        self.serving.close_files(files).await;
-    }
-
-    /// Flushes, as often as that shows a file to be damaged that the store can do without.
-    async fn flush_whatever_breaks(
-        &self,
-        files: &mut Arc<StoreFiles>,
-        upkeep: &mut Upkeep,
-        moving: &Arc<Folded>,
-    ) -> Result<(), StoreError> {
-        while let Err(error) = self.flush_memtable(files, moving).await {
-            self.mend(files, upkeep, error).await?;
-        }
-        Ok(())
-    }
-
-    fn is_flush_due(&self) -> bool {
-        let folded_bytes_max = self.serving.config.backlog_bytes_max / FOLDED_SHARE;
-        self.serving.view.folded_bytes() >= folded_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
-    }
-
-    async fn flush_memtable(&self, files: &Arc<StoreFiles>, moving: &Arc<Folded>) -> Result<(), StoreError> {
-        // What is folded is durable in the log: the tables are never ahead of it.
-        let applied = self.base + moving.last.0;
-        let first_needed = self.segments().first_needed(applied);
-        if self.serving.config.log.breaks(Mutant::EarlyTrim) {
-            self.trim(first_needed, files.live_values()).await?;
-        }
-        // Each says which segments are needed; the oldest that any of them names counts, for all.
-        let mark = self.segments().mark_from(first_needed);
-        let flush = |number| self.flush_file(files, number, moving, applied, mark);
-        let numbers = futures_util::stream::iter((0..files.all().len()).map(Ok));
-        numbers.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
-        let (view, of, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(moving));
-        let retire = move || {
-            of.all().iter().try_for_each(|file| file.review_filter())?;
-            view.retire_folded(&moved, of.snapshots()?);
-            Ok(of.bytes())
-        };
-        let file_bytes = self.serving.block(retire).await?;
-        self.serving.counts.file_bytes.store(file_bytes, Relaxed);
-        let live = files.live_values();
-        let needed_by_rows = if self.serving.config.log.breaks(Mutant::ForgottenValues) {
-            LiveValues::new()
-        } else {
-            live.clone()
-        };
-        self.trim(first_needed, needed_by_rows).await?;
-        self.collector.flushed(moving.last, live);
-        self.collect.notify_one();
-        Ok(())
-    }
-
-    /// Lets segments be written over that neither an opening nor a row needs any more.
-    async fn trim(&self, first_needed: u64, live: LiveValues) -> Result<(), StoreError> {
-        let (segments, disk) = (Arc::clone(&self.segments), self.serving.env.disk());
-        let trim = move || {
-            let too_many = {
-                let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
-                segments.trim(first_needed, &live)
-            };
-            too_many.and_then(|files| files.iter().try_for_each(|file| file.remove(&*disk))).map_err(io_error)
-        };
-        self.serving.block(trim).await
-    }
-
-    /// Waits for the log. Not on the progress that others watch: whom that wakes first differs from run to run.
-    async fn until_durable(&self, lsn: Lsn) -> Result<(), StoreError> {
-        loop {
-            let written = self.written.notified();
-            if self.serving.progress.borrow().durable >= lsn {
-                return Ok(());
-            }
-            if self.serving.view.taking() == Taking::Stopped {
-                return Err(StoreError::Stopped);
-            }
-            written.await;
-        }
-    }
-
-    /// Moves the rows of one file, and its marks, in one transaction.
-    async fn flush_file(
-        &self,
-        files: &Arc<StoreFiles>,
-        number: usize,
-        moving: &Arc<Folded>,
-        applied: u64,
-        needed: u128,
-    ) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            let slice = FlushSlice {
-                files: Arc::clone(files),
-                number,
-                rows: Arc::clone(moving),
-                after,
-                bytes_max: self.serving.config.log.flush_slice_bytes,
-                rows_max: files.part_rows(),
-            };
-            let began = self.serving.env.now();
-            after = self.serving.block(move || slice.change()).await?;
-            if after.is_none() {
-                break;
-            }
-            self.pause(self.serving.env.now() - began).await;
-        }
-        let file = Arc::clone(&files.all()[number]);
-        let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
-        let forgetful = self.serving.config.log.breaks(Mutant::ForgottenFilter);
-        let finish = move || {
-            let transaction = file.begin()?;
-            if forgetful {
-                transaction.forget_added();
-            }
-            if !unmarked {
-                transaction.mark_applied(u128::from(applied))?;
-            }
-            transaction.mark(FIRST_MARK, needed)?;
-            transaction.commit()
-        };
-        self.serving.block(finish).await
-    }
-
-    /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once
-    /// writes are about to be slowed down, or the store is to end.
-    async fn pause(&self, slice: Duration) {
-        let (used, max) = (self.serving.view.memtable_bytes(), self.serving.config.backlog_bytes_max);
-        let slow_at = max / 5 * 4;
-        if self.serving.view.taking() != Taking::Yes || used >= slow_at {
-            return;
-        }
-        let percent = u32::try_from((slow_at - used) * 200 / slow_at.max(1)).unwrap_or(0);
-        self.serving.env.sleep((slice * percent / 100).min(PAUSE_MAX)).await;
-    }
-
-    fn log_bytes(&self) -> u64 {
-        self.segments().live_bytes()
-    }
-
-    fn log_bytes_max(&self) -> u64 {
-        // Below a few segments the bound could never be met: the newest one is always needed.
-        self.serving.config.log.log_bytes_max.max(self.serving.config.log.segment_bytes * 4)
-    }
-}
-
-/// The fold task.
-impl Log {
-    async fn fold(self: Arc<Self>) {
-        loop {
-            if self.serving.view.taking() != Taking::Yes {
-                // What is left is folded by the flush.
-                return;
-            }
-            if !self.is_fold_due() {
-                self.fold.notified().await;
-                continue;
-            }
-            let folding = self.folding.lock().await;
-            if let Err(error) = self.fold_active().await {
-                self.serving.fail(error);
-                return;
-            }
-            drop(folding);
-            if self.is_flush_due() {
-                self.flush.notify_one();
-            }
-        }
-    }
-
-    fn is_fold_due(&self) -> bool {
-        self.serving.view.active_bytes() >= (self.serving.config.backlog_bytes_max / FRESH_SHARE).max(1)
-    }
-
-    /// Everything applied so far, folded.
-    async fn take_folded(&self) -> Result<Option<Arc<Folded>>, StoreError> {
-        let _folding = self.folding.lock().await;
-        self.fold_active().await?;
-        Ok(self.serving.view.freeze_folded())
-    }
-
-    /// Folds everything applied so far.
-    async fn fold_active(&self) -> Result<(), StoreError> {
-        let Some(frozen) = self.serving.view.freeze() else { return Ok(()) };
-        self.hurry();
-        self.until_durable(frozen.last).await?;
-        let (view, config, runs) =
-            (Arc::clone(&self.serving.view), self.serving.config.log.clone(), self.runs().clone());
-        let fold = move || {
-            view.fold(&frozen, |key, whole| {
-                let value = whole.value.as_ref()?;
-                let place = place_in(&runs, key, value, whole.queued)
-                    .filter(|_| config.keeps_in_log(key, value.len()));
-                Some(place.map_or_else(|| Stored::Here(value.clone()), Stored::There))
-            });
-            Ok(frozen.iter().map(|(_, whole)| whole.queued).max())
-        };
-        let last = self.serving.block(fold).await?;
-        let mut runs = self.runs();
-        // The last run of these rows may hold others, which came after.
-        while runs.get(1).zip(last).is_some_and(|(next, last)| next.queued <= last) {
-            runs.pop_front();
-        }
-        Ok(())
-    }
-}
-
-/// Where the log has a row of which it is known how much had been queued before it.
-fn place_in(runs: &VecDeque<Run>, key: &[u8], value: &Bytes, queued: u64) -> Option<Place> {
-    let run = runs.get(runs.partition_point(|run| run.queued <= queued).checked_sub(1)?)?;
-    let offset = u32::try_from(run.at + (queued - run.queued)).ok()?;
-    let bytes = u32::try_from(record_bytes(key.len(), value.len())).ok()?;
-    Some(Place { segment: run.segment, offset, bytes })
-}
-
 /// The task that makes segment files before they are needed.
 impl Log {
     async fn prepare(self: Arc<Self>) {
@@ -570,36 +284,6 @@ impl Log {
                 }
             }
         }
-    }
-}
-
-/// One step of a flush.
-struct FlushSlice {
-    files: Arc<StoreFiles>,
-    number: usize,
-    rows: Arc<Folded>,
-    after: Option<Bytes>,
-    bytes_max: u64,
-    rows_max: usize,
-}
-
-impl FlushSlice {
-    /// Puts the slice's rows into the file; gives the key after which to go on, or none at the end.
-    fn change(self) -> Result<Option<Bytes>, StoreError> {
-        let transaction = self.files.all()[self.number].begin_part()?;
-        let (mut bytes, mut last) = (0, None);
-        let rows = self.rows.of_file(self.number, self.files.all().len(), self.after.as_deref());
-        let slice = rows.take(self.rows_max).take_while(|(key, entry)| {
-            let room = bytes < self.bytes_max;
-            bytes += key.len() as u64 + entry.bytes();
-            if room {
-                last = Some((*key).clone());
-            }
-            room
-        });
-        transaction.change(slice.map(|(key, entry)| (key, entry.encode(key))))?;
-        transaction.commit()?;
-        Ok(last)
     }
 }
 
@@ -728,6 +412,8 @@ impl Drop for LogStore {
 }
 
 mod collector;
+mod flush;
+mod fold;
 mod mending;
 mod queue;
 mod upkeep;

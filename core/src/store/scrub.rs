@@ -106,12 +106,11 @@ pub(super) fn is_sound(key: &Bytes, row: &[u8]) -> bool {
     key::decode(key).is_some_and(|at| !at.table.holds_rows() || Row::is_sound(&at, row))
 }
 
+/// The value in a place of the log, if it can be read there.
+type ValueAt<'a> = &'a dyn Fn(&[u8], stored::Place) -> Result<Option<Bytes>, StoreError>;
+
 /// Reads some rows, and with `value_at` those that have their values in the log. Blocks.
-pub(super) fn scrub(
-    tables: &Snapshots,
-    place: Place,
-    value_at: &dyn Fn(&[u8], stored::Place) -> Result<Option<Bytes>, StoreError>,
-) -> Result<Scrubbed, StoreError> {
+pub(super) fn scrub(tables: &Snapshots, place: Place, value_at: ValueAt<'_>) -> Result<Scrubbed, StoreError> {
     let mut scrubbed = Scrubbed { rows: 0, bytes: 0, damaged: Vec::new(), next: None };
     let Some(mut rows) = tables.rows_of_file(place.file, place.after.as_deref())? else {
         return Ok(scrubbed);

@@ -6,10 +6,11 @@
 //!
 //! The segment with the least left is taken first, which costs least for what it gives. [LFS §3.5]
 
-use super::{LiveValues, Log, Taking, bytes_of_rows};
+use super::{Log, Taking};
 use crate::store::{
     Lsn, StoreError,
-    log::{mutant::Mutant, values::Content},
+    log::{mutant::Mutant, segment::LiveValues, values::Content},
+    space::bytes_of_rows,
 };
 use std::{
     collections::BTreeMap,
