@@ -38,7 +38,10 @@ use std::{
     collections::VecDeque,
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -58,6 +61,8 @@ struct Log {
     queue: Mutex<Queue>,
     /// Where the log has written what is not folded yet; oldest first.
     runs: Mutex<VecDeque<Run>>,
+    /// Pauses of the store's tasks that were too short to be taken.
+    pause_owed_us: AtomicU64,
     /// One fold at a time.
     folding: tokio::sync::Mutex<()>,
     collector: Collector,
@@ -142,6 +147,7 @@ impl LogStore {
             segments,
             queue: Mutex::default(),
             runs: Mutex::default(),
+            pause_owed_us: AtomicU64::new(0),
             folding: tokio::sync::Mutex::default(),
             collector: Collector::new(files.live_values()),
             aside: Mutex::new(files.aside().to_vec()),

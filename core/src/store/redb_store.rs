@@ -6,8 +6,14 @@
 
 use super::{
     Admission, Lsn, OpenError, Peek, Progress, RangeQuery, RowKey, Slice, Store, StoreConfig, StoreError,
-    StoreStats, Write, files::Snapshots, memtable::Fresh, redb_file::Written, serving::Serving,
-    space::bytes_of, tables::Tables, view::Taking,
+    StoreStats, Write,
+    files::Snapshots,
+    memtable::Fresh,
+    redb_file::Written,
+    serving::Serving,
+    space::bytes_of,
+    tables::{Tables, make_directory},
+    view::Taking,
 };
 use crate::env::{BoxFuture, Env};
 use bytes::Bytes;
@@ -38,6 +44,10 @@ impl RedbStore {
         let written = Written::default();
         let count = written.clone();
         let opened = env.block(move || {
+            // A process that was killed may have given the file its name, and not have made that durable.
+            let failed = |source| OpenError::Io { path: at.clone(), source };
+            let directory = at.parent().unwrap_or(Path::new("."));
+            make_directory(&*disk, directory).and_then(|()| disk.sync_dir(directory)).map_err(failed)?;
             let tables = Tables::open(&*disk, &at, page_cache_bytes, 0, &count)?;
             let tables = Arc::new(tables);
             let snapshots = Snapshots::one(&tables).map_err(|error| OpenError::from_store(&at, error))?;

@@ -384,6 +384,11 @@ impl Tables {
         transaction.commit()
     }
 
+    /// Has the disk take what parts have written. It does not become durable by that: nothing leads to it yet. Blocks.
+    pub(super) fn write_back(&self) -> Result<(), StoreError> {
+        self.file.as_ref().map_or(Ok(()), |file| file.sync()).map_err(|error| StoreError::Io(Arc::new(error)))
+    }
+
     /// Bytes that the file occupies.
     pub(super) fn file_bytes(&self) -> u64 {
         self.file.as_ref().and_then(|file| file.len().ok()).unwrap_or(0)

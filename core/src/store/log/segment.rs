@@ -23,8 +23,8 @@ const COPIES_AT: [u64; 2] = [0, 4096];
 const MAGIC: [u8; 8] = *b"rondlog1";
 const HEADER_BYTES: usize = 44;
 const PREFIX: &str = "log-";
-/// Zeroes are written in pieces of this size.
-const ZEROES_BYTES: usize = 256 << 10;
+/// Zeroes are written, and synced, in pieces of this size: a sync of the log waits for as much at most.
+const ZEROES_BYTES: usize = 512 << 10;
 /// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
 const FREE_MAX: usize = 32;
 
@@ -147,9 +147,10 @@ impl SegmentFile {
         while at < len {
             let step = (len - at).min(ZEROES_BYTES as u64);
             self.bytes.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
+            self.bytes.sync()?;
             at += step;
         }
-        self.bytes.sync()
+        Ok(())
     }
 }
 

@@ -23,6 +23,8 @@ use std::{
 const FOLDED_SHARE: u64 = 3;
 /// Files that are flushed at the same time.
 const FLUSHES_AT_ONCE: usize = 2;
+/// Shorter pauses are put together: a timer takes a millisecond at least.
+const PAUSE_MIN: Duration = Duration::from_millis(4);
 /// The longest pause between two slices of a flush.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
@@ -202,7 +204,12 @@ impl Log {
             return;
         }
         let percent = u32::try_from((slow_at - used) * 200 / slow_at.max(1)).unwrap_or(0);
-        self.serving.env.sleep((slice * percent / 100).min(PAUSE_MAX)).await;
+        let pause = u64::try_from((slice * percent / 100).as_micros()).unwrap_or(u64::MAX);
+        let owed = Duration::from_micros(self.pause_owed_us.fetch_add(pause, Relaxed).saturating_add(pause));
+        if owed >= PAUSE_MIN {
+            self.pause_owed_us.store(0, Relaxed);
+            self.serving.env.sleep(owed.min(PAUSE_MAX)).await;
+        }
     }
 
     pub(super) fn log_bytes(&self) -> u64 {
@@ -241,6 +248,8 @@ impl FlushSlice {
         });
         transaction.change(slice.map(|(key, entry)| (key, entry.encode(key))))?;
         transaction.commit()?;
+        // Bit by bit: a sync of the log waits behind all that one sync of tables brings to the disk.
+        self.files.all()[self.number].write_back()?;
         Ok(last)
     }
 }

@@ -456,7 +456,8 @@ fn the_room_of_removed_rows_is_given_back_while_writes_go_on() {
                 assert!(round < 20_000, "the files are never compacted: {:?}", store.stats());
             }
             let stats = store.stats();
-            assert!(stats.compacted_bytes * 2 > full, "{full}, {stats:?}");
+            // Of two files it may be one that has been compacted, twice.
+            assert!(stats.file_bytes * 4 < full * 3 && stats.compacted_bytes > 0, "{full}, {stats:?}");
             let check = async |store: &LogStore| {
                 let rows =
                     store.read((0..4000).map(|number| numbered(number, None).at).collect()).await.unwrap();
