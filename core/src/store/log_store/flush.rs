@@ -22,7 +22,7 @@ use std::{
 /// What is folded is moved into the tables when it is so much of the bound: see `FRESH_SHARE`.
 const FOLDED_SHARE: u64 = 3;
 /// Files that are flushed at the same time.
-const FLUSHES_AT_ONCE: usize = 2;
+const FLUSHES_AT_ONCE: usize = 4;
 /// Shorter pauses are put together: a timer takes a millisecond at least.
 const PAUSE_MIN: Duration = Duration::from_millis(4);
 /// The longest pause between two slices of a flush.
