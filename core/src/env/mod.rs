@@ -255,6 +255,12 @@ impl Env {
     }
 }
 
+/// Lets threads go first that wait for a processor. Long work in the background does this every some tens of microseconds:
+/// a kernel that lets a thread use up its slice would keep the log, or whoever waits for it, for milliseconds each time.
+pub(crate) fn give_way() {
+    std::thread::yield_now();
+}
+
 /// The time was up first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the time was up")]

@@ -63,6 +63,8 @@ struct Log {
     runs: Mutex<VecDeque<Run>>,
     /// Pauses of the store's tasks that were too short to be taken.
     pause_owed_us: AtomicU64,
+    /// One file at a time has the disk take what was changed in it.
+    writing_back: tokio::sync::Mutex<()>,
     /// One fold at a time.
     folding: tokio::sync::Mutex<()>,
     collector: Collector,
@@ -148,6 +150,7 @@ impl LogStore {
             queue: Mutex::default(),
             runs: Mutex::default(),
             pause_owed_us: AtomicU64::new(0),
+            writing_back: tokio::sync::Mutex::default(),
             folding: tokio::sync::Mutex::default(),
             collector: Collector::new(files.live_values()),
             aside: Mutex::new(files.aside().to_vec()),

@@ -14,7 +14,7 @@ use super::{
     redb_file::{RedbFile, Untouched, Written},
     stored::{Encoded, InFile},
 };
-use crate::env::{Disk, File};
+use crate::env::{Disk, File, give_way};
 use bytes::Bytes;
 use live_values::LiveValues;
 use redb::{
@@ -38,6 +38,8 @@ use std::{
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
 const META: TableDefinition<'static, &str, u128> = TableDefinition::new("meta");
+/// Rows that are changed at a stretch, some tens of microseconds.
+const ROWS_PER_TURN: usize = 16;
 /// The layout of the file. An unknown one is refused.
 const FORMAT_KEY: &str = "format";
 const FORMAT: u128 = 2;
@@ -463,7 +465,10 @@ impl Transaction {
                     *values.entry(place.segment).or_default() += sign * i64::from(place.bytes);
                 }
             };
-            for (key, value) in changes {
+            for (number, (key, value)) in changes.into_iter().enumerate() {
+                if number % ROWS_PER_TURN == 0 {
+                    give_way();
+                }
                 let before = match value {
                     Some(value) => {
                         if let Some(filter) = &self.filter {

@@ -24,6 +24,7 @@ use super::{
     scrub::{self, Scrubbed},
     stored::{InFile, Place, Stored},
 };
+use crate::env::give_way;
 use bytes::Bytes;
 use rustc_hash::FxHasher;
 use std::{
@@ -248,6 +249,7 @@ impl View {
             }
             let folded: Vec<_> =
                 some.into_iter().map(|(key, whole)| (key.clone(), stored(key, whole))).collect();
+            give_way();
             let mut state = self.write();
             for (key, stored) in folded {
                 state.folded.put(key, stored);

@@ -11,6 +11,7 @@ use crate::store::{
     },
     memtable::{Entry as _, Folded},
     serving::Damage,
+    tables::Tables,
 };
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -66,12 +67,7 @@ impl Log {
                 left => Ok(left),
             };
             let flushed = match moving {
-                Ok(Some(moving)) => {
-                    match self.flush_whatever_breaks(&mut files, &mut upkeep, &moving).await {
-                        Ok(()) => self.follow(&files, &mut upkeep, &moving).await,
-                        failed => failed,
-                    }
-                }
+                Ok(Some(moving)) => self.flush_and_follow(&mut files, &mut upkeep, moving).await,
                 Ok(None) if taking == Taking::Closed => break,
                 Ok(None) => {
                     self.flush.notified().await;
@@ -87,6 +83,22 @@ impl Log {
         // Lost work means that the node is going down: the next start does it.
         let _ = self.put_down(&files, upkeep).await;
         self.serving.close_files(files).await;
+    }
+
+    async fn flush_and_follow(
+        &self,
+        files: &mut Arc<StoreFiles>,
+        upkeep: &mut Upkeep,
+        moving: Arc<Folded>,
+    ) -> Result<(), StoreError> {
+        self.flush_whatever_breaks(files, upkeep, &moving).await?;
+        self.follow(files, upkeep, &moving).await?;
+        // It takes long to let go of so many rows.
+        let let_go = move || {
+            drop(moving);
+            Ok(())
+        };
+        self.serving.block(let_go).await
     }
 
     /// Flushes, as often as that shows a file to be damaged that the store can do without.
@@ -173,10 +185,12 @@ impl Log {
             };
             let began = self.serving.env.now();
             after = self.serving.block(move || slice.change()).await?;
+            let changed = self.serving.env.now() - began;
+            self.write_back(&files.all()[number]).await?;
             if after.is_none() {
                 break;
             }
-            self.pause(self.serving.env.now() - began).await;
+            self.pause(changed).await;
         }
         let file = Arc::clone(&files.all()[number]);
         let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
@@ -193,6 +207,14 @@ impl Log {
             transaction.commit()
         };
         self.serving.block(finish).await
+    }
+
+    /// Has the disk take what a slice has changed, bit by bit and one file after the other: a sync of the log waits behind
+    /// all that the disk has been given before it.
+    async fn write_back(&self, file: &Arc<Tables>) -> Result<(), StoreError> {
+        let _turn = self.writing_back.lock().await;
+        let file = Arc::clone(file);
+        self.serving.block(move || file.write_back()).await
     }
 
     /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once
@@ -248,8 +270,6 @@ impl FlushSlice {
         });
         transaction.change(slice.map(|(key, entry)| (key, entry.encode(key))))?;
         transaction.commit()?;
-        // Bit by bit: a sync of the log waits behind all that one sync of tables brings to the disk.
-        self.files.all()[self.number].write_back()?;
         Ok(last)
     }
 }
