@@ -145,7 +145,8 @@ fn a_row_with_a_flipped_bit_is_never_shown_and_is_repaired_when_it_is_read() {
     dev.interrupt();
     let numbers = (0..RECORDS).step_by(5);
     for number in numbers.clone() {
-        flip_in(rows(&dev.data("node2")), format!("value {number} of b").as_bytes());
+        let data = dev.data("node2");
+        flip_in(rows(&data).chain(logs(&data)), format!("value {number} of b").as_bytes());
     }
     dev.start_again();
     dev.settle();
