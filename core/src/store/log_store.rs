@@ -169,7 +169,8 @@ impl LogStore {
         env.spawn("store-flush", Arc::clone(&log).flush(files, left));
         env.spawn("store-collect", Arc::clone(&log).collect());
         env.spawn("store-prepare", Arc::clone(&log).prepare());
-        let scrubber = env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving)));
+        let scrubber =
+            env.spawn("store-scrub", scrub::run(Arc::clone(&log.serving), recovery.lost_values > 0));
         Ok(Self { log, recovery, opening: env.now() - began, scrubber })
     }
 

@@ -145,14 +145,18 @@ pub(super) fn scrub(tables: &Snapshots, place: Place, value_at: ValueAt<'_>) -> 
     Ok(scrubbed)
 }
 
-/// Scrubs round after round until the store ends.
-pub(super) async fn run(serving: Arc<Serving>) {
+/// Scrubs round after round until the store ends; with something to find, the first begins at once.
+pub(super) async fn run(serving: Arc<Serving>, at_once: bool) {
     let (bytes_per_s, pause) = (serving.config.scrub_bytes_per_s, serving.config.scrub_pause);
     if bytes_per_s == 0 {
         return;
     }
+    let mut rests = !at_once;
     loop {
-        serving.env.sleep(pause).await;
+        if rests {
+            serving.env.sleep(pause).await;
+        }
+        rests = true;
         if round(&serving, bytes_per_s).await.is_err() {
             // It has ended.
             return;

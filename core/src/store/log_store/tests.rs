@@ -637,6 +637,56 @@ fn a_collector_that_does_not_look_again_brings_old_rows_back() {
     assert!((0..20).any(|seed| churn(seed, Some(Mutant::BlindCollector)).is_err()));
 }
 
+#[test]
+fn a_kept_segment_that_is_gone_takes_its_rows_and_no_others_and_they_are_found_at_once() {
+    let sim = Sim::new(25);
+    let mut env = sim.node_env(0);
+    let row = |number: u64| {
+        let at = numbered(number, None).at;
+        let item = Bytes::from(format!("{number:0300}"));
+        let row = Row { tag: RowTag::ITEM, n_val: 3, mine: None, body: Body::Item(item) };
+        Write { value: Some(row.encode(&at)), at }
+    };
+    sim.run_until(async {
+        let open = async |env: &Env| LogStore::open(env, Path::new("/data"), tight(2)).await.unwrap();
+        let store = open(&env).await;
+        for number in 0..200 {
+            settle(&store, store.apply(vec![row(number)]).unwrap()).await;
+        }
+        store.close().await.unwrap();
+        sim.kill(0);
+        env = sim.node_env(0);
+        // One that the next opening does not read: the second of many.
+        env.disk().remove(Path::new("/data/log/log-000001")).unwrap();
+        let store = open(&env).await;
+        assert_eq!((store.recovery().loss, store.recovery().lost_values), (None, 1));
+        let mut damaged = Vec::new();
+        for number in 0..200 {
+            let Write { at, value } = row(number);
+            let read = store.read(vec![at.clone()]).await.unwrap().pop().flatten();
+            if read != value {
+                assert!(Row::decode(&at, &read.unwrap()).is_err(), "it is there, and damaged");
+                damaged.push(number);
+            }
+        }
+        assert!((10..150).contains(&damaged.len()), "{damaged:?}");
+        while store.stats().scrub_rounds == 0 {
+            sim.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(store.stats().damaged_rows, damaged.len() as u64);
+        assert_eq!(store.found_damaged().len(), damaged.len());
+        // Written anew, as a repair does.
+        settle(&store, store.apply(damaged.into_iter().map(row).collect()).unwrap()).await;
+        store.close().await.unwrap();
+        sim.kill(0);
+        env = sim.node_env(0);
+        let store = open(&env).await;
+        assert_eq!(store.recovery().lost_values, 0);
+        let read = store.read((0..200).map(|number| row(number).at).collect()).await.unwrap();
+        assert!(read.into_iter().zip(0..).all(|(read, number)| read == row(number).value));
+    });
+}
+
 fn is_file(number: u32) -> impl Fn(&Path) -> bool {
     let name = format!("rows-{number:03}.redb");
     move |path| path.file_name().is_some_and(|file| file == name.as_str())
