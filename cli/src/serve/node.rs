@@ -176,7 +176,7 @@ fn store(store: &StoreState) -> StoreStatus {
     };
     StoreStatus {
         state: state.to_owned(),
-        file_bytes: store.stats.file_bytes,
+        file_bytes: store.stats.file_bytes + store.stats.log_bytes + store.stats.kept_bytes,
         backlog_bytes: store.stats.backlog_bytes,
         cache_bytes: store.stats.cache_bytes,
         damaged_rows: store.stats.damaged_rows,

@@ -66,6 +66,8 @@ pub enum FileKind {
     Log,
     /// A segment that waits to be written over, or to be written to for the first time.
     SpareLog,
+    /// A segment that no opening would read, in which rows have their values.
+    Values,
     /// Rows.
     Rows,
 }

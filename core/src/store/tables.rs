@@ -139,8 +139,9 @@ impl Tables {
             if redb::StorageBackend::len(&file)? == 0 {
                 return Err(redb::Error::Corrupted("it is empty".to_owned()));
             }
-            let database = redb::Builder::new().create_with_backend(file)?;
-            Ok(Self::of(database, None))
+            let tables = Self::of(redb::Builder::new().create_with_backend(file)?, None);
+            *tables.live_values() = LiveValues::load(&tables.database)?;
+            Ok(tables)
         })
     }
 

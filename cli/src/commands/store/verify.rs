@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options, output: Output) -> anyhow::Result<()> {
     let (mut damaged, mut log_is_damaged, mut closed) = (0_u64, false, Ok(()));
     advised(store.verify(|report| {
         damaged += u64::from(!report.is_sound());
-        log_is_damaged |= !report.is_sound() && report.kind != FileKind::Rows;
+        log_is_damaged |= !report.is_sound() && matches!(report.kind, FileKind::Log | FileKind::SpareLog);
         if closed.is_ok() {
             closed = output.report(&Line::of(&report));
         }
@@ -65,6 +65,7 @@ impl Line {
             kind: match report.kind {
                 FileKind::Log => "log",
                 FileKind::SpareLog => "spare log",
+                FileKind::Values => "values",
                 FileKind::Rows => "rows",
             },
             bytes: report.bytes,
@@ -80,6 +81,10 @@ impl Report for Line {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         let state = if self.sound { "sound" } else { "DAMAGED" };
         let what = if self.kind == "rows" { "rows" } else { "records" };
+        if self.kind == "values" && self.sound {
+            // They are counted with their rows.
+            return writeln!(out, "{}: sound, values of rows in {} bytes", self.file, self.bytes);
+        }
         writeln!(
             out,
             "{}: {state}, {} {what} in {} bytes ({})",

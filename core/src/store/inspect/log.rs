@@ -8,6 +8,7 @@ use crate::{
         log::{
             InspectedSegment, Needed, io_error,
             recovery::{FIRST_MARK, LOG_MARK},
+            segment::LiveValues,
             segments_of,
             values::Values,
         },
@@ -77,6 +78,8 @@ pub(super) struct Log {
     log: Option<u128>,
     needed: Vec<InspectedSegment>,
     spare: Vec<InspectedSegment>,
+    /// Those that rows have their values in.
+    live: LiveValues,
     /// Which segments should be there, and the batch that comes next, if the store's files say so.
     expected: Option<(Needed, u64)>,
 }
@@ -97,7 +100,9 @@ impl Log {
         };
         let (mut needed, spare): (Vec<_>, Vec<_>) = all.into_iter().partition(is_needed);
         needed.sort_unstable_by_key(InspectedSegment::header);
-        Ok(Self { log, needed, spare, expected: marks.map(|marks| (marks.needed, marks.next)) })
+        let expected = marks.as_ref().map(|marks| (marks.needed, marks.next));
+        let live = marks.map(|marks| marks.live).unwrap_or_default();
+        Ok(Self { log, needed, spare, live, expected })
     }
 
     /// Shows every record that follows the one before it.
@@ -174,12 +179,22 @@ impl Log {
                 None => reports.push(missing(text)),
             }
         }
-        reports.extend(self.reports(&self.spare, FileKind::SpareLog)?);
+        let has_values = |segment: &&InspectedSegment| {
+            let own = segment.header().filter(|(log, _)| Some(*log) == self.log);
+            own.is_some_and(|(_, number)| self.live.contains_key(&number))
+        };
+        let (values, spare): (Vec<_>, Vec<_>) = self.spare.iter().partition(has_values);
+        reports.extend(self.reports(values, FileKind::Values)?);
+        reports.extend(self.reports(spare, FileKind::SpareLog)?);
         reports.into_iter().for_each(done);
         Ok(())
     }
 
-    fn reports(&self, segments: &[InspectedSegment], kind: FileKind) -> Result<Vec<FileReport>, StoreError> {
+    fn reports<'a>(
+        &self,
+        segments: impl IntoIterator<Item = &'a InspectedSegment>,
+        kind: FileKind,
+    ) -> Result<Vec<FileReport>, StoreError> {
         let report = |segment: &InspectedSegment| {
             let mut report = FileReport::new(segment.path(), kind, segment.bytes()?);
             let damaged = segment.damaged_headers()?;
@@ -188,7 +203,7 @@ impl Log {
             }
             Ok(report)
         };
-        segments.iter().map(report).collect()
+        segments.into_iter().map(report).collect()
     }
 }
 
@@ -204,6 +219,7 @@ struct Marks {
     needed: Needed,
     /// The batch that comes next.
     next: u64,
+    live: LiveValues,
 }
 
 impl Marks {
@@ -220,12 +236,15 @@ impl Marks {
         let marks = |name| files.iter().filter_map(move |file| file.mark(name).ok().flatten());
         let needed =
             Needed::of_marks(marks(FIRST_MARK).collect()).ok().and_then(|named| Needed::oldest(&named));
+        let mut live = LiveValues::new();
+        files.iter().for_each(|file| file.add_live_values(&mut live));
         // A file that has just taken the place of another one says nothing of this.
         let applied = marks(APPLIED_MARK).min().and_then(|applied| u64::try_from(applied).ok());
         Ok(marks(LOG_MARK).next().zip(needed).map(|(log, needed)| Self {
             log,
             needed,
             next: applied.unwrap_or(0) + 1,
+            live,
         }))
     }
 }
