@@ -40,7 +40,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -68,6 +68,10 @@ struct Log {
     /// One fold at a time.
     folding: tokio::sync::Mutex<()>,
     collector: Collector,
+    /// Somebody waits for what a flush frees.
+    flush_asked: AtomicBool,
+    /// Held while a segment is collected.
+    collecting: tokio::sync::Mutex<()>,
     gaps: Gaps,
     /// Gaps that others have filled, to be noted in their files.
     filled: Mutex<Vec<Filled>>,
@@ -153,6 +157,8 @@ impl LogStore {
             writing_back: tokio::sync::Mutex::default(),
             folding: tokio::sync::Mutex::default(),
             collector: Collector::new(files.live_values()),
+            flush_asked: AtomicBool::new(false),
+            collecting: tokio::sync::Mutex::default(),
             aside: Mutex::new(files.aside().to_vec()),
             gaps,
             filled: Mutex::default(),
@@ -397,9 +403,11 @@ impl Store for LogStore {
     }
 
     fn stats(&self) -> StoreStats {
+        // Before the collector is asked, which takes its own lock first.
+        let kept_bytes = self.log.segments().kept().values().map(|kept| kept.bytes).sum();
         StoreStats {
             log_bytes: self.log.log_bytes(),
-            kept_bytes: self.log.segments().kept().values().map(|kept| kept.bytes).sum(),
+            kept_bytes,
             value_bytes: self.log.collector.live_bytes(),
             gap_ppm: self.log.gaps.share_ppm(),
             opening: self.opening,

@@ -178,7 +178,7 @@ impl Serving {
     }
 
     /// Has the store's task look at damage, if it can do something about it.
-    fn report(&self, error: &StoreError, is_needed: bool) {
+    pub(super) fn report(&self, error: &StoreError, is_needed: bool) {
         let Some(damage) = &self.damage else { return };
         let mut damage = damage.lock().unwrap_or_else(PoisonError::into_inner);
         let is_needed = is_needed || damage.as_ref().is_some_and(|before| before.is_needed);

@@ -78,7 +78,7 @@ impl Stored {
         }
     }
 
-    /// Bytes that it takes in memory, and those of the value that a reader is shown.
+    /// Bytes of the value that are kept with the key.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Here(value) => value.len() as u64,

@@ -41,6 +41,8 @@ use std::{
 const TOUCHED_GROUPS: usize = 8192;
 /// Rows of each memtable that changes copied for one slice: a bound on how long a range holds the lock.
 const CAPTURED_ROWS_MAX: usize = 1024;
+/// Rows that are looked up at a stretch.
+const ROWS_PER_TURN: usize = 16;
 /// Rows folded at a time: a bound on how long that holds the lock.
 const FOLDED_ROWS: usize = 64;
 
@@ -327,6 +329,9 @@ impl View {
         };
         let mut there = Vec::new();
         for (index, ((key, place), in_memtables)) in rows.iter().zip(in_memtables).enumerate() {
+            if index % ROWS_PER_TURN == ROWS_PER_TURN - 1 {
+                give_way();
+            }
             let own = match in_memtables {
                 Some(InMemory::Elsewhere(place)) => Some(place),
                 Some(InMemory::Row(_)) => None,

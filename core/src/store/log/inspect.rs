@@ -34,7 +34,8 @@ pub(in crate::store) fn segments_of(
     disk: &Arc<dyn Disk>,
     directory: &Path,
 ) -> Result<Vec<InspectedSegment>, StoreError> {
-    let segments = Segments::find(Arc::clone(disk), directory, 0, 0, |_| false).map_err(io_error)?;
+    let segments =
+        Segments::find(Arc::clone(disk), directory, 0, 0, |_| false, |_| true).map_err(io_error)?;
     let inspect = |file: &SegmentFile| {
         Ok(InspectedSegment { header: file.header().map_err(io_error)?, file: file.clone() })
     };

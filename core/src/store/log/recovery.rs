@@ -127,7 +127,7 @@ pub(in crate::store) fn recover(
     let is_needed = |number| needed.is_some_and(|needed| needed.has(number));
     let live = files.live_values();
     let is_kept = |number| live.contains_key(&number) && !is_named(number);
-    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, is_kept);
+    let segments = Segments::find(disk, directory, config.log.segment_bytes, log, is_kept, is_named);
     let mut segments = segments.map_err(io_error)?;
     let lost_values = lost_values(&live, &segments, is_kept);
     let present = present(&segments, log)?;

@@ -9,7 +9,7 @@
 //! written over, which spares the file system a change of length at every sync; of many that wait some are removed.
 
 use super::{needed::Needed, record::Seed, recovery::Tail};
-use crate::env::{Disk, File};
+use crate::env::{Disk, File, give_way};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
@@ -25,6 +25,8 @@ const HEADER_BYTES: usize = 44;
 const PREFIX: &str = "log-";
 /// Zeroes are written, and synced, in pieces of this size: a sync of the log waits for as much at most.
 const ZEROES_BYTES: usize = 512 << 10;
+/// What is read at a stretch.
+const READ_BYTES: usize = 256 << 10;
 /// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
 const FREE_MAX: usize = 32;
 
@@ -79,10 +81,6 @@ impl SegmentFile {
         Ok(Self { bytes: disk.open(path, false)?, path: path.to_owned() })
     }
 
-    pub(in crate::store) fn remove(&self, disk: &dyn Disk) -> io::Result<()> {
-        disk.remove(&self.path)
-    }
-
     fn into_kept(self) -> io::Result<KeptSegment> {
         Ok(KeptSegment { bytes: self.bytes.len()?.saturating_sub(RECORDS_AT), path: self.path })
     }
@@ -135,8 +133,9 @@ impl SegmentFile {
         let len = self.bytes.len()?.saturating_sub(RECORDS_AT);
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         // A file that lost power while it grew may end within its header.
-        if !bytes.is_empty() {
-            self.bytes.read_at(RECORDS_AT, &mut bytes)?;
+        for (number, piece) in bytes.chunks_mut(READ_BYTES).enumerate() {
+            self.bytes.read_at(RECORDS_AT + (number * READ_BYTES) as u64, piece)?;
+            give_way();
         }
         Ok(bytes)
     }
@@ -200,6 +199,7 @@ impl Segments {
         segment_bytes: u64,
         log: u128,
         is_kept: impl Fn(u64) -> bool,
+        is_named: impl Fn(u64) -> bool,
     ) -> io::Result<Self> {
         let (mut free, mut kept) = (Vec::new(), BTreeMap::new());
         let mut next_file = 0;
@@ -210,9 +210,14 @@ impl Segments {
             };
             next_file = next_file.max(number + 1);
             let file = SegmentFile { bytes: disk.open(&path, false)?, path };
-            match file.header()?.filter(|header| header.log == log && is_kept(header.number)) {
-                Some(header) => drop(kept.insert(header.number, file.into_kept()?)),
-                None => free.push(file),
+            match file.header()?.filter(|header| header.log == log) {
+                Some(header) if is_kept(header.number) => {
+                    kept.insert(header.number, file.into_kept()?);
+                }
+                Some(header) if is_named(header.number) => free.push(file),
+                // More would be more than a process may have open.
+                _ if free.len() >= FREE_MAX => remove(&*disk, &file.path)?,
+                _ => free.push(file),
             }
         }
         let (live, directory, needed) = (VecDeque::new(), directory.to_owned(), Needed::from(0));
@@ -328,12 +333,12 @@ impl Segments {
     }
 
     /// Lets the segments before `first_needed` be written over, but for those that rows have their values in; gives the
-    /// files that are too many, to be removed.
+    /// files that are too many, to be removed with [`remove`].
     pub(in crate::store) fn trim(
         &mut self,
         first_needed: u64,
         live: &LiveValues,
-    ) -> io::Result<Vec<SegmentFile>> {
+    ) -> io::Result<Vec<PathBuf>> {
         while let Some(oldest) = self.live.front()
             && oldest.number < first_needed
             && let Some(oldest) = self.live.pop_front()
@@ -345,12 +350,16 @@ impl Segments {
             }
         }
         let dead: Vec<u64> = self.kept.keys().filter(|number| !live.contains_key(number)).copied().collect();
+        let mut too_many = Vec::new();
         for number in dead {
-            if let Some(KeptSegment { path, .. }) = self.kept.remove(&number) {
-                self.free.push(SegmentFile { bytes: self.disk.open(&path, false)?, path });
+            let Some(KeptSegment { path, .. }) = self.kept.remove(&number) else { continue };
+            if self.free.len() < FREE_MAX {
+                self.free.push(SegmentFile::open(&*self.disk, &path)?);
+            } else {
+                too_many.push(path);
             }
         }
-        Ok(self.free.split_off(self.free.len().min(FREE_MAX)))
+        Ok(too_many)
     }
 
     /// Bytes of records that an opening would read.
@@ -388,6 +397,12 @@ impl Segments {
         self.disk.sync_dir(&self.directory)?;
         Ok(file)
     }
+}
+
+/// Removes a file of the log. Its room is given back though a reader has it open still.
+pub(in crate::store) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    disk.open(path, false)?.set_len(0)?;
+    disk.remove(path)
 }
 
 /// A segment file to be made.

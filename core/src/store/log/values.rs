@@ -8,7 +8,7 @@ use super::{
     walk::Walk,
 };
 use crate::{
-    env::{Disk, File},
+    env::{Disk, File, give_way},
     store::{
         StoreError,
         memtable::Change,
@@ -27,6 +27,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// Records that are looked at at a stretch, some tens of microseconds.
+const RECORDS_PER_TURN: usize = 64;
 /// Files of kept segments that are open at once.
 const OPEN_MAX: usize = 128;
 
@@ -69,7 +71,8 @@ impl Values {
         directory: &Path,
         log: u128,
     ) -> Result<Self, StoreError> {
-        let segments = Segments::find(Arc::clone(disk), directory, 0, log, |_| true).map_err(io_error)?;
+        let segments =
+            Segments::find(Arc::clone(disk), directory, 0, log, |_| true, |_| true).map_err(io_error)?;
         Ok(Self::new(Arc::clone(disk), Arc::new(Mutex::new(segments)), log, LogConfig::default()))
     }
 
@@ -116,6 +119,7 @@ impl Values {
 }
 
 /// All values of a kept segment that rows may have there, in the order of their keys, and what its file holds.
+#[derive(Default)]
 pub(in crate::store) struct Content {
     bytes: Bytes,
     /// Keys, and where in `bytes` each has its value.
@@ -123,25 +127,36 @@ pub(in crate::store) struct Content {
 }
 
 impl Content {
-    /// Of the segment in a file. Blocks.
+    /// Of a segment that should be in a file; of one that is not there any more it is nothing. Blocks.
     ///
     /// # Errors
-    /// Those of the disk. What can't be read on ends the content.
+    /// Those of the disk. What can't be read on ends the content: the rows behind it keep the segment.
     pub(in crate::store) fn read(
         disk: &dyn Disk,
         path: &Path,
+        segment: u64,
         config: &LogConfig,
     ) -> Result<Self, StoreError> {
-        let file = SegmentFile::open(disk, path).map_err(io_error)?;
-        let Some(header) = file.header().map_err(io_error)? else {
-            return Ok(Self { bytes: Bytes::new(), values: Vec::new() });
+        let read = SegmentFile::open(disk, path).and_then(|file| {
+            let header = file.header()?.filter(|header| header.number == segment);
+            header.map(|header| Ok((header, Bytes::from(file.records()?)))).transpose()
+        });
+        let (header, bytes) = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Self::default()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                return Ok(Self::default());
+            }
+            Err(error) => return Err(io_error(error)),
         };
-        let bytes = Bytes::from(file.records().map_err(io_error)?);
         let mut values = Vec::new();
-        for (at, found) in Walk::new(&bytes, seed(&header, config), header.first) {
+        for (number, (at, found)) in Walk::new(&bytes, seed(&header, config), header.first).enumerate() {
+            if number % RECORDS_PER_TURN == 0 {
+                give_way();
+            }
             let Body::Change { key, value: Some(value) } = found.body else { continue };
             let Some(place) = place(&header, at, found.bytes) else { continue };
-            if config.keeps_in_log(key, value.len()) {
+            if is_of_rows(key) {
                 let end = at + found.bytes;
                 values.push((bytes.slice_ref(key), place, end - value.len()..end));
             }

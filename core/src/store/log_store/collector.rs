@@ -68,6 +68,12 @@ impl Collector {
         (state.live, state.flushed) = (live, last);
     }
 
+    /// Whether segments have been collected that the next flush frees.
+    fn waits_for_flush(&self) -> bool {
+        let state = self.lock();
+        state.collected.values().any(|(last, _)| *last > state.flushed)
+    }
+
     /// Bytes of values that rows have in the log, as of the last flush.
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().live.values().sum()
@@ -83,16 +89,33 @@ impl Log {
     pub(super) async fn collect(self: Arc<Self>) {
         while self.serving.view.taking() == Taking::Yes {
             let Some(victim) = self.victim() else {
+                if self.collector.waits_for_flush() {
+                    // The room is given back with it, and nobody may write now.
+                    self.flush_asked.store(true, Relaxed);
+                    self.flush.notify_one();
+                }
                 self.collect.notified().await;
                 continue;
             };
-            if let Err(error) = self.collect_segment(victim).await {
-                // The store may only have been closed.
-                if matches!(error, StoreError::Io(_) | StoreError::Damaged(_)) {
-                    self.serving.fail(error);
+            let (number, collecting) = (victim.number, self.collecting.lock().await);
+            let collected = self.collect_segment(victim).await;
+            drop(collecting);
+            match collected {
+                Ok(()) => {
+                    self.serving.counts.collected_segments.fetch_add(1, Relaxed);
                 }
-                return;
+                // A file of rows, which is replaced; the segment's turn comes again.
+                Err(error @ StoreError::Damaged(_)) => self.serving.report(&error, false),
+                Err(error @ StoreError::Io(_)) => return self.serving.fail(error),
+                // It is closed, or has stopped.
+                Err(_) => return,
             }
+            let last = self.serving.view.last();
+            let mut state = self.collector.lock();
+            // What an earlier opening has left may yet be flushed before anything is written.
+            let last = last.max(Lsn(state.flushed.0 + 1));
+            let (collected, tries) = state.collected.entry(number).or_default();
+            (*collected, *tries) = (last, *tries + 1);
         }
     }
 
@@ -102,7 +125,8 @@ impl Log {
         let segments = self.segments();
         let (mut live_bytes, mut garbage_bytes, mut best) = (0, 0, None::<Victim>);
         for (number, kept) in segments.kept() {
-            let live = state.live.get(number).copied().unwrap_or(0);
+            // Of one without any there is nothing to collect.
+            let Some(&live) = state.live.get(number) else { continue };
             live_bytes += live;
             if state
                 .collected
@@ -125,10 +149,14 @@ impl Log {
 
     async fn collect_segment(self: &Arc<Self>, victim: Victim) -> Result<(), StoreError> {
         let (disk, config) = (self.serving.env.disk(), self.serving.config.log.clone());
-        let content = self.serving.block(move || Content::read(&*disk, &victim.path, &config)).await?;
+        let read = move || Content::read(&*disk, &victim.path, victim.number, &config);
+        let content = self.serving.block(read).await?;
         let content = Arc::new(content);
         let mut left: Vec<usize> = (0..content.len()).collect();
         for _ in 0..PASSES_MAX {
+            if left.is_empty() {
+                break;
+            }
             let mut changing = Vec::new();
             for some in left.chunks(ROWS_LOOKED_UP) {
                 self.until_room().await?;
@@ -142,11 +170,6 @@ impl Log {
             }
             left = changing;
         }
-        let last = self.serving.view.last();
-        let mut state = self.collector.lock();
-        let (collected, tries) = state.collected.entry(victim.number).or_default();
-        (*collected, *tries) = (last, *tries + 1);
-        self.serving.counts.collected_segments.fetch_add(1, Relaxed);
         Ok(())
     }
 

@@ -7,14 +7,14 @@ use crate::store::{
     log::{
         mutant::Mutant,
         recovery::{FIRST_MARK, io_error},
-        segment::LiveValues,
+        segment::{LiveValues, remove},
     },
     memtable::{Entry as _, Folded},
     serving::Damage,
     tables::Tables,
 };
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
@@ -80,6 +80,8 @@ impl Log {
                 break;
             }
         }
+        // What the collector has begun reads from the files. It ends as soon as it sees that nothing is taken any more.
+        let _collecting = self.collecting.lock().await;
         // Lost work means that the node is going down: the next start does it.
         let _ = self.put_down(&files, upkeep).await;
         self.serving.close_files(files).await;
@@ -116,7 +118,9 @@ impl Log {
 
     pub(super) fn is_flush_due(&self) -> bool {
         let folded_bytes_max = self.serving.config.backlog_bytes_max / FOLDED_SHARE;
-        self.serving.view.folded_bytes() >= folded_bytes_max || self.log_bytes() >= self.log_bytes_max() / 2
+        self.serving.view.folded_bytes() >= folded_bytes_max
+            || self.log_bytes() >= self.log_bytes_max() / 2
+            || self.flush_asked.load(Relaxed)
     }
 
     async fn flush_memtable(&self, files: &Arc<StoreFiles>, moving: &Arc<Folded>) -> Result<(), StoreError> {
@@ -129,8 +133,10 @@ impl Log {
         // Each says which segments are needed; the oldest that any of them names counts, for all.
         let mark = self.segments().mark_from(first_needed);
         let flush = |number| self.flush_file(files, number, moving, applied, mark);
-        let numbers = futures_util::stream::iter((0..files.all().len()).map(Ok));
-        numbers.try_for_each_concurrent(FLUSHES_AT_ONCE, flush).await?;
+        // All of them to their end, even if one fails: what goes on behind the next flush would bring old rows back.
+        let numbers = futures_util::stream::iter(0..files.all().len());
+        let flushed: Vec<_> = numbers.map(flush).buffer_unordered(FLUSHES_AT_ONCE).collect().await;
+        flushed.into_iter().collect::<Result<(), _>>()?;
         let (view, of, moved) = (Arc::clone(&self.serving.view), Arc::clone(files), Arc::clone(moving));
         let retire = move || {
             of.all().iter().try_for_each(|file| file.review_filter())?;
@@ -140,13 +146,9 @@ impl Log {
         let file_bytes = self.serving.block(retire).await?;
         self.serving.counts.file_bytes.store(file_bytes, Relaxed);
         let live = files.live_values();
-        let needed_by_rows = if self.serving.config.log.breaks(Mutant::ForgottenValues) {
-            LiveValues::new()
-        } else {
-            live.clone()
-        };
-        self.trim(first_needed, needed_by_rows).await?;
-        self.collector.flushed(moving.last, live);
+        // First, so that it takes nothing that the trim keeps for garbage.
+        self.collector.flushed(moving.last, live.clone());
+        self.trim(first_needed, live).await?;
         self.collect.notify_one();
         Ok(())
     }
@@ -154,12 +156,16 @@ impl Log {
     /// Lets segments be written over that neither an opening nor a row needs any more.
     async fn trim(&self, first_needed: u64, live: LiveValues) -> Result<(), StoreError> {
         let (segments, disk) = (Arc::clone(&self.segments), self.serving.env.disk());
+        let forgets = self.serving.config.log.breaks(Mutant::ForgottenValues);
+        let live = if forgets { LiveValues::new() } else { live };
         let trim = move || {
             let too_many = {
                 let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
                 segments.trim(first_needed, &live)
             };
-            too_many.and_then(|files| files.iter().try_for_each(|file| file.remove(&*disk))).map_err(io_error)
+            too_many
+                .and_then(|paths| paths.iter().try_for_each(|path| remove(&*disk, path)))
+                .map_err(io_error)
         };
         self.serving.block(trim).await
     }

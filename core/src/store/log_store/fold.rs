@@ -8,7 +8,10 @@ use crate::store::{
     stored::{Place, Stored},
 };
 use bytes::Bytes;
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// Memtables are folded when they are so much of the bound: two of them, and two of what is moved into the tables at a
 /// time, fit below the point where writes are slowed down.
@@ -44,6 +47,11 @@ impl Log {
     /// Everything applied so far, folded.
     pub(super) async fn take_folded(&self) -> Result<Option<Arc<Folded>>, StoreError> {
         let _folding = self.folding.lock().await;
+        // A fold that was cut off has left rows that must not be passed over.
+        if self.serving.view.taking() == Taking::Stopped {
+            return Err(StoreError::Stopped);
+        }
+        self.flush_asked.store(false, Relaxed);
         self.fold_active().await?;
         Ok(self.serving.view.freeze_folded())
     }
