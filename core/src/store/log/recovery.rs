@@ -245,6 +245,7 @@ impl Opening<'_> {
         let (header, file) = self.segments.begin(first).map_err(io_error)?;
         // Durable before the tables say that it is needed.
         file.bytes.sync().map_err(io_error)?;
+        self.segments.note_written(0);
         Ok(Tail { header, file, at: RECORDS_AT })
     }
 }

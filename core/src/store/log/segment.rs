@@ -159,6 +159,8 @@ struct Live {
     number: u64,
     first: u64,
     bytes: u64,
+    /// Its header is certainly there.
+    is_durable: bool,
     file: SegmentFile,
 }
 
@@ -292,7 +294,8 @@ impl Segments {
         let header = Header { log: self.log, number: self.next_number, first };
         self.next_number += 1;
         file.write_header(&header)?;
-        self.live.push_back(Live { number: header.number, first, bytes: 0, file: file.clone() });
+        let live = Live { number: header.number, first, bytes: 0, is_durable: false, file: file.clone() };
+        self.live.push_back(live);
         Ok((header, file))
     }
 
@@ -306,7 +309,8 @@ impl Segments {
     /// Takes a segment of an earlier opening for one that is needed.
     pub(super) fn keep(&mut self, read: &Tail) {
         let Header { number, first, .. } = read.header;
-        self.live.push_back(Live { number, first, bytes: read.at - RECORDS_AT, file: read.file.clone() });
+        let (bytes, file) = (read.at - RECORDS_AT, read.file.clone());
+        self.live.push_back(Live { number, first, bytes, is_durable: true, file });
     }
 
     /// Notes what the store's files say.
@@ -319,16 +323,19 @@ impl Segments {
         self.needed.without_before(first_needed).mark()
     }
 
-    /// Notes how much has been written to the newest segment.
+    /// Notes how much has been written to the newest segment, and synced.
     pub(super) fn note_written(&mut self, bytes: u64) {
         if let Some(newest) = self.live.back_mut() {
             newest.bytes += bytes;
+            newest.is_durable = true;
         }
     }
 
-    /// The oldest segment that is needed once everything up to `applied` is in the tables.
+    /// The oldest segment that is needed once everything up to `applied` is in the tables. Never one that a crash may
+    /// leave without its header: an opening would miss it.
     pub(in crate::store) fn first_needed(&self, applied: u64) -> u64 {
-        let unneeded = self.live.iter().skip(1).take_while(|next| next.first <= applied + 1).count();
+        let follows = |next: &&Live| next.first <= applied + 1 && next.is_durable;
+        let unneeded = self.live.iter().skip(1).take_while(follows).count();
         self.live.get(unneeded).map_or(self.next_number, |segment| segment.number)
     }
 

@@ -553,3 +553,18 @@ fn only_what_no_store_file_needs_is_written_over() {
     assert_eq!(segments.first_needed(0), first + 1);
     assert!(!segments.wants_spare());
 }
+
+/// A segment is begun for a group whose sync is under way when a flush ends that has moved all batches before it: the
+/// power may go before its header is there. (Seed 292 of the long run.)
+#[test]
+fn a_segment_is_not_named_before_it_is_certainly_there() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    life.append(&[(b'a', ROW)]);
+    let mut segments = life.segments.lock().unwrap();
+    let before = segments.first_needed(1);
+    let (header, _) = segments.begin(2).unwrap();
+    assert_eq!(segments.first_needed(1), before);
+    segments.note_written(10);
+    assert_eq!(segments.first_needed(1), header.number);
+}
