@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -24,16 +24,40 @@ impl Written {
     }
 }
 
+/// Whether a sync of a file has failed: what was written before may be gone, and another sync would say nothing of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SyncFailed(Arc<AtomicBool>);
+
+impl SyncFailed {
+    /// Syncs a file, unless that has failed before.
+    pub(super) fn sync(&self, file: &dyn File) -> io::Result<()> {
+        self.check()?;
+        let synced = file.sync();
+        if synced.is_err() {
+            self.0.store(true, Relaxed);
+        }
+        synced
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.load(Relaxed) { Err(io::Error::other("an earlier sync has failed")) } else { Ok(()) }
+    }
+}
+
 /// Passes redb's accesses to a file. The node's directory lock keeps other processes out, so redb's own is not needed.
+///
+/// After a failed sync, whoever has asked for it, nothing is written any more. redb, when it is closed, would lead to pages
+/// that the sync has lost.
 #[derive(Debug)]
 pub(super) struct RedbFile {
     file: Arc<dyn File>,
     written: Written,
+    failed: SyncFailed,
 }
 
 impl RedbFile {
-    pub(super) fn new(file: Arc<dyn File>, written: Written) -> Self {
-        Self { file, written }
+    pub(super) fn new(file: Arc<dyn File>, written: Written, failed: SyncFailed) -> Self {
+        Self { file, written, failed }
     }
 }
 
@@ -47,14 +71,16 @@ impl StorageBackend for RedbFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.failed.check()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync()
+        self.failed.sync(&*self.file)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.failed.check()?;
         self.written.0.fetch_add(data.len() as u64, Relaxed);
         self.file.write_at(offset, data)
     }
