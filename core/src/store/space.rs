@@ -72,9 +72,14 @@ impl Space {
         self.room.taken.load(Relaxed)
     }
 
+    /// Whether no more client writes fit.
+    pub(super) fn is_full(&self) -> bool {
+        self.room.taken.load(Relaxed) >= self.room.full_at.load(Relaxed)
+    }
+
     /// Slow from four fifths of the bound on.
     pub(super) fn admission(&self, backlog_bytes: u64, backlog_bytes_max: u64) -> Admission {
-        if self.room.taken.load(Relaxed) >= self.room.full_at.load(Relaxed) {
+        if self.is_full() {
             Admission::DiskFull
         } else if backlog_bytes >= backlog_bytes_max {
             Admission::Full

@@ -283,23 +283,33 @@ impl View {
         for (key, Whole { value, .. }) in frozen.iter() {
             self.cache.put(key.clone(), value.clone());
         }
-        let tables = Arc::new(tables);
-        let mut state = self.write();
-        state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
-        self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
-        let before = state.tables.replace(tables);
-        drop(state);
-        drop(before);
+        self.replace_tables(tables, |state| {
+            state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+            self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
+        });
     }
 
     /// Lets go of the oldest memtable on its way into the tables: `tables` now holds its rows.
     pub(super) fn retire_folded(&self, moved: &Arc<Folded>, tables: Snapshots) {
+        self.replace_tables(tables, |state| {
+            state.moving.retain(|other| !Arc::ptr_eq(other, moved));
+            self.moving_bytes.fetch_sub(moved.bytes, Relaxed);
+        });
+    }
+
+    /// Reads from other files, which hold the same.
+    pub(super) fn exchange_tables(&self, tables: Snapshots) {
+        self.replace_tables(tables, |_| {});
+    }
+
+    /// Reads from these tables from the moment on in which `leave` lets go of what they hold.
+    fn replace_tables(&self, tables: Snapshots, leave: impl FnOnce(&mut State)) {
         let tables = Arc::new(tables);
         let mut state = self.write();
-        state.moving.retain(|other| !Arc::ptr_eq(other, moved));
-        self.moving_bytes.fetch_sub(moved.bytes, Relaxed);
+        leave(&mut state);
         let before = state.tables.replace(tables);
         drop(state);
+        // Closing a file waits for the disk: not under the lock.
         drop(before);
     }
 
@@ -342,14 +352,6 @@ impl View {
             }
         }
         Ok((there, since))
-    }
-
-    /// Reads from other files, which hold the same.
-    pub(super) fn exchange_tables(&self, tables: Snapshots) {
-        let tables = Arc::new(tables);
-        let before = self.write().tables.replace(tables);
-        // Closing a file waits for the disk: not under the lock.
-        drop(before);
     }
 
     pub(super) fn peek(&self, at: &RowKey) -> Peek {

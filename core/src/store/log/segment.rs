@@ -28,7 +28,7 @@ const ZEROES_BYTES: usize = 512 << 10;
 /// What is read at a stretch.
 const READ_BYTES: usize = 256 << 10;
 /// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
-const FREE_MAX: usize = 32;
+pub(in crate::store) const FREE_MAX: usize = 32;
 
 /// What a segment's file says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,11 +340,12 @@ impl Segments {
     }
 
     /// Lets the segments before `first_needed` be written over, but for those that rows have their values in; gives the
-    /// files that are too many, to be removed with [`remove`].
+    /// files that are more than `free_max`, to be removed with [`remove`].
     pub(in crate::store) fn trim(
         &mut self,
         first_needed: u64,
         live: &LiveValues,
+        free_max: usize,
     ) -> io::Result<Vec<PathBuf>> {
         while let Some(oldest) = self.live.front()
             && oldest.number < first_needed
@@ -357,10 +358,11 @@ impl Segments {
             }
         }
         let dead: Vec<u64> = self.kept.keys().filter(|number| !live.contains_key(number)).copied().collect();
-        let mut too_many = Vec::new();
+        let surplus = self.free.split_off(self.free.len().min(free_max));
+        let mut too_many: Vec<_> = surplus.into_iter().map(|file| file.path).collect();
         for number in dead {
             let Some(KeptSegment { path, .. }) = self.kept.remove(&number) else { continue };
-            if self.free.len() < FREE_MAX {
+            if self.free.len() < free_max {
                 self.free.push(SegmentFile::open(&*self.disk, &path)?);
             } else {
                 too_many.push(path);

@@ -4,7 +4,8 @@
 //! looked at. A segment is free when the flush has moved the new places into the tables, which then count no value in it
 //! any more: the count alone decides, and is in the same transaction as the rows.
 //!
-//! The segment with the least left is taken first, which costs least for what it gives. [LFS §3.5]
+//! The segment with the least left is taken first, which costs least for what it gives. [LFS §3.5] It waits until garbage
+//! is much, and for the flush that comes anyhow; on a full disk for neither.
 
 use super::{Log, Taking};
 use crate::store::{
@@ -41,6 +42,14 @@ struct State {
     collected: BTreeMap<u64, (Lsn, u32)>,
 }
 
+/// What there is to do.
+#[derive(Default)]
+struct Outlook {
+    victim: Option<Victim>,
+    /// Bytes of segments that have been collected, and that the next flush frees.
+    waiting_bytes: u64,
+}
+
 /// A segment to collect.
 struct Victim {
     number: u64,
@@ -68,12 +77,6 @@ impl Collector {
         (state.live, state.flushed) = (live, last);
     }
 
-    /// Whether segments have been collected that the next flush frees.
-    fn waits_for_flush(&self) -> bool {
-        let state = self.lock();
-        state.collected.values().any(|(last, _)| *last > state.flushed)
-    }
-
     /// Bytes of values that rows have in the log, as of the last flush.
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().live.values().sum()
@@ -88,13 +91,18 @@ impl Log {
     /// Collects as long as there is a segment that is worth it.
     pub(super) async fn collect(self: Arc<Self>) {
         while self.serving.view.taking() == Taking::Yes {
-            let Some(victim) = self.victim() else {
-                if self.collector.waits_for_flush() {
-                    // The room is given back with it, and nobody may write now.
+            let is_full = self.serving.space.is_full();
+            let Outlook { victim, waiting_bytes } = self.outlook(is_full);
+            // On a full disk one after the other: what is written anew takes room before it gives any.
+            let Some(victim) = victim.filter(|_| !is_full || waiting_bytes == 0) else {
+                let worth = if is_full { 1 } else { self.serving.config.log.garbage_bytes_min };
+                if waiting_bytes >= worth {
                     self.flush_asked.store(true, Relaxed);
                     self.flush.notify_one();
                 }
-                self.collect.notified().await;
+                // The disk may be full by then, without anything having been flushed.
+                let every = self.serving.config.disk_check_every;
+                let _ = self.serving.env.timeout(every, self.collect.notified()).await;
                 continue;
             };
             let (number, collecting) = (victim.number, self.collecting.lock().await);
@@ -119,22 +127,23 @@ impl Log {
         }
     }
 
-    /// The segment with the least left, if there is too much garbage.
-    fn victim(&self) -> Option<Victim> {
+    /// The segment with the least left, if there is too much garbage, or on a full disk if it is mostly garbage.
+    fn outlook(&self, is_full: bool) -> Outlook {
         let state = self.collector.lock();
         let segments = self.segments();
-        let (mut live_bytes, mut garbage_bytes, mut best) = (0, 0, None::<Victim>);
+        let (mut live_bytes, mut garbage_bytes, mut waiting_bytes) = (0, 0, 0);
+        let mut best = None::<Victim>;
         for (number, kept) in segments.kept() {
             // Of one without any there is nothing to collect.
             let Some(&live) = state.live.get(number) else { continue };
             live_bytes += live;
-            if state
-                .collected
-                .get(number)
-                .is_some_and(|(last, tries)| *last > state.flushed || *tries >= TRIES_MAX)
-            {
-                // The next flush frees it, or nothing does.
-                continue;
+            match state.collected.get(number) {
+                Some((last, _)) if *last > state.flushed => {
+                    waiting_bytes += kept.bytes;
+                    continue;
+                }
+                Some((_, tries)) if *tries >= TRIES_MAX => continue,
+                _ => {}
             }
             let (path, bytes) = (kept.path.clone(), kept.bytes.max(1));
             garbage_bytes += bytes.saturating_sub(live);
@@ -144,7 +153,8 @@ impl Log {
             }
         }
         let is_much = garbage_bytes > live_bytes.max(self.serving.config.log.garbage_bytes_min);
-        best.filter(|_| is_much)
+        let is_worth = |victim: &Victim| is_much || is_full && victim.live_bytes <= victim.bytes / 2;
+        Outlook { victim: best.filter(is_worth), waiting_bytes }
     }
 
     async fn collect_segment(self: &Arc<Self>, victim: Victim) -> Result<(), StoreError> {

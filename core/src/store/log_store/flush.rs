@@ -7,7 +7,7 @@ use crate::store::{
     log::{
         mutant::Mutant,
         recovery::{FIRST_MARK, io_error},
-        segment::{LiveValues, remove},
+        segment::{FREE_MAX, LiveValues, remove},
     },
     memtable::{Entry as _, Folded},
     serving::Damage,
@@ -22,6 +22,8 @@ use std::{
 
 /// What is folded is moved into the tables when it is so much of the bound: see `FRESH_SHARE`.
 const FOLDED_SHARE: u64 = 3;
+/// Files of the log that wait to be written over while the disk is full: the log goes on without making one.
+const FREE_MAX_WHEN_FULL: usize = 2;
 /// Files that are flushed at the same time.
 const FLUSHES_AT_ONCE: usize = 4;
 /// Shorter pauses are put together: a timer takes a millisecond at least.
@@ -158,10 +160,11 @@ impl Log {
         let (segments, disk) = (Arc::clone(&self.segments), self.serving.env.disk());
         let forgets = self.serving.config.log.breaks(Mutant::ForgottenValues);
         let live = if forgets { LiveValues::new() } else { live };
+        let free_max = if self.serving.space.is_full() { FREE_MAX_WHEN_FULL } else { FREE_MAX };
         let trim = move || {
             let too_many = {
                 let mut segments = segments.lock().unwrap_or_else(PoisonError::into_inner);
-                segments.trim(first_needed, &live)
+                segments.trim(first_needed, &live, free_max)
             };
             too_many
                 .and_then(|paths| paths.iter().try_for_each(|path| remove(&*disk, path)))

@@ -549,7 +549,7 @@ fn only_what_no_store_file_needs_is_written_over() {
     assert_eq!([0, 1, 2, 3].map(|applied| segments.first_needed(applied) - first), [0, 1, 2, 2]);
     assert!(segments.wants_spare());
     let needed = segments.first_needed(1);
-    segments.trim(needed, &LiveValues::new()).unwrap();
+    segments.trim(needed, &LiveValues::new(), 32).unwrap();
     assert_eq!(segments.first_needed(0), first + 1);
     assert!(!segments.wants_spare());
 }
