@@ -348,6 +348,42 @@ fn a_row_that_rots_while_memory_has_it_is_written_anew() {
     });
 }
 
+/// A file of the log goes that no start reads, and with it the values of rows whose keys are in the tables: the node that
+/// has lost it and hears nobody calls none of them absent, and gets all of them back from the others.
+#[test]
+fn values_that_are_lost_with_a_file_of_the_log_are_unknown_until_they_have_come_back() {
+    for how in Spoil::ALL {
+        // The scrubber is at once there for a file that is missing, and in its turn for one that is damaged.
+        let short_log = |config: &mut StoreConfig| {
+            config.log.segment_bytes = 16 << 10;
+            config.scrub_pause = Duration::from_secs(60);
+        };
+        with_stores(71, 3, Mutants::default(), short_log, |nodes| async move {
+            load(&nodes).await;
+            stop(&nodes, 0).await;
+            let one_of_the_log = |path: &Path| path.file_name().is_some_and(|file| file == "log-000001");
+            assert_eq!(nodes.control().disk(0).spoil(how, one_of_the_log).len(), 1);
+            [1, 2].into_iter().for_each(|other| nodes.kill(other));
+            nodes.start(0);
+            nodes.control().sleep(GIVEN_UP).await;
+            let client = nodes.client(0).await;
+            let mut unknown = 0;
+            for number in 0..KEYS {
+                match read_one(&client, number).await {
+                    Ok(read) => assert_eq!(texts(read.as_ref()), [value(number)], "{how:?}, key {number}"),
+                    Err(_) => unknown += 1,
+                }
+            }
+            assert!((1..KEYS).contains(&unknown), "{how:?}: {unknown} of {KEYS}");
+            [1, 2].into_iter().for_each(|other| nodes.start(other));
+            nodes.come_to_rest().await;
+            nodes.control().sleep(Duration::from_secs(90)).await;
+            assert_eq!(nodes.running(0).unwrap().status().store.stats.damaged_rows, 0, "{how:?}");
+            assert_has_alone(&nodes, 0, |number| vec![value(number)]).await;
+        });
+    }
+}
+
 /// Tables and log: a value is in either.
 fn is_of_store(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "store")
