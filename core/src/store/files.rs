@@ -10,7 +10,7 @@ use super::{
     OpenError, StoreConfig, StoreError,
     gaps::GAPS_MARK,
     key::position_bits,
-    redb_file::Written,
+    redb_file::Writing,
     tables::{self, Rows, Snapshot, Tables, Value},
 };
 use crate::env::Disk;
@@ -43,7 +43,7 @@ pub(super) struct StoreFiles {
     page_cache_bytes: usize,
     filter_bytes: usize,
     part_rows: usize,
-    written: Written,
+    writing: Writing,
     set_aside: Vec<PathBuf>,
 }
 
@@ -53,8 +53,8 @@ impl StoreFiles {
             [config.page_cache_bytes, config.filter_bytes].map(|bytes| bytes / count as usize);
         let part_rows = (page_cache_bytes / 4 / PAGE_BYTES).max(PART_ROWS_MIN);
         let directory = directory.to_owned();
-        let (files, written, set_aside) = (Vec::new(), Written::default(), Vec::new());
-        Self { files, directory, page_cache_bytes, filter_bytes, part_rows, written, set_aside }
+        let (files, writing, set_aside) = (Vec::new(), Writing::default(), Vec::new());
+        Self { files, directory, page_cache_bytes, filter_bytes, part_rows, writing, set_aside }
     }
 
     fn path(&self, number: usize) -> PathBuf {
@@ -62,7 +62,7 @@ impl StoreFiles {
     }
 
     fn open_file(&self, disk: &dyn Disk, path: &Path) -> Result<Tables, OpenError> {
-        Tables::open(disk, path, self.page_cache_bytes, self.filter_bytes, &self.written)
+        Tables::open(disk, path, self.page_cache_bytes, self.filter_bytes, &self.writing)
     }
 
     /// What a compaction that did not come to its end has left.
@@ -183,8 +183,8 @@ impl StoreFiles {
     }
 
     /// What has been written to them since they were opened, those included that have been replaced.
-    pub(super) fn written(&self) -> &Written {
-        &self.written
+    pub(super) fn writing(&self) -> &Writing {
+        &self.writing
     }
 
     /// Bytes that the files occupy.

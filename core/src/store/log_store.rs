@@ -61,10 +61,10 @@ struct Log {
     queue: Mutex<Queue>,
     /// Where the log has written what is not folded yet; oldest first.
     runs: Mutex<VecDeque<Run>>,
+    /// Bytes of the last group that was written.
+    group_bytes: AtomicU64,
     /// Pauses of the store's tasks that were too short to be taken.
     pause_owed_us: AtomicU64,
-    /// One file at a time has the disk take what was changed in it.
-    writing_back: tokio::sync::Mutex<()>,
     /// One fold at a time.
     folding: tokio::sync::Mutex<()>,
     collector: Collector,
@@ -141,7 +141,7 @@ impl LogStore {
         let wakes = [&write, &fold, &flush, &collect, &prepare].map(Arc::clone).to_vec();
         let segments = Arc::new(Mutex::new(segments));
         let values = Values::new(env.disk(), Arc::clone(&segments), log, config.log.clone());
-        let tables = (snapshots, files.written().clone(), Some(values));
+        let tables = (snapshots, files.writing().clone(), Some(values));
         let mends = files.all().len() > 1;
         let serving = Serving::new(env, &directory.join("log"), config.clone(), tables, wakes, mends).await;
         serving.counts.file_bytes.store(files.bytes(), Relaxed);
@@ -153,8 +153,8 @@ impl LogStore {
             segments,
             queue: Mutex::default(),
             runs: Mutex::default(),
+            group_bytes: AtomicU64::new(0),
             pause_owed_us: AtomicU64::new(0),
-            writing_back: tokio::sync::Mutex::default(),
             folding: tokio::sync::Mutex::default(),
             collector: Collector::new(files.live_values()),
             flush_asked: AtomicBool::new(false),
@@ -242,6 +242,7 @@ impl Log {
         counts.commits.fetch_add(1, Relaxed);
         counts.batches.fetch_add(batches, Relaxed);
         counts.written_bytes.fetch_add(written.bytes, Relaxed);
+        self.group_bytes.store(written.bytes, Relaxed);
         self.serving.config.meters.group(batches, written.bytes, written.sync);
         if written.next_wanted {
             self.prepare.notify_one();

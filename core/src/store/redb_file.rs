@@ -14,33 +14,25 @@ use std::{
 /// Pieces in which an untouched file's changes are kept.
 const PIECE_BYTES: u64 = 4096;
 
-/// Counts the bytes that redb writes to the files of a store.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Written(Arc<AtomicU64>);
+/// So much is written to a file before the disk has to take it: a sync of the log waits behind all that the disk has been
+/// given before it, and these are pages from all over the file.
+const BURST_BYTES: u64 = 128 << 10;
 
-impl Written {
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
+/// What redb writes to the files of a store.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Writing(Arc<Writes>);
+
+#[derive(Debug, Default)]
+struct Writes {
+    bytes: AtomicU64,
+    /// Whose file the disk is taking.
+    turn: Mutex<()>,
 }
 
-/// Whether a sync of a file has failed: what was written before may be gone, and another sync would say nothing of it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SyncFailed(Arc<AtomicBool>);
-
-impl SyncFailed {
-    /// Syncs a file, unless that has failed before.
-    pub(super) fn sync(&self, file: &dyn File) -> io::Result<()> {
-        self.check()?;
-        let synced = file.sync();
-        if synced.is_err() {
-            self.0.store(true, Relaxed);
-        }
-        synced
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Relaxed) { Err(io::Error::other("an earlier sync has failed")) } else { Ok(()) }
+impl Writing {
+    /// Bytes written so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Relaxed)
     }
 }
 
@@ -48,41 +40,73 @@ impl SyncFailed {
 ///
 /// After a failed sync, whoever has asked for it, nothing is written any more. redb, when it is closed, would lead to pages
 /// that the sync has lost.
+#[derive(Debug, Clone)]
+pub(super) struct RedbFile(Arc<Shared>);
+
 #[derive(Debug)]
-pub(super) struct RedbFile {
+struct Shared {
     file: Arc<dyn File>,
-    written: Written,
-    failed: SyncFailed,
+    writing: Writing,
+    /// Bytes written since the disk last took what there was.
+    burst: AtomicU64,
+    /// Whether a sync has failed: what was written before may be gone, and another one would say nothing of it.
+    failed: AtomicBool,
 }
 
 impl RedbFile {
-    pub(super) fn new(file: Arc<dyn File>, written: Written, failed: SyncFailed) -> Self {
-        Self { file, written, failed }
+    pub(super) fn new(file: Arc<dyn File>, writing: Writing) -> Self {
+        Self(Arc::new(Shared { file, writing, burst: AtomicU64::new(0), failed: AtomicBool::new(false) }))
+    }
+
+    /// Has the disk take what has been written, one file of the store after the other.
+    fn write_back(&self) -> io::Result<()> {
+        let _turn = self.0.writing.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.taken(|file| file.write_back())
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.taken(|file| file.sync())
+    }
+
+    fn taken(&self, take: impl FnOnce(&dyn File) -> io::Result<()>) -> io::Result<()> {
+        self.check()?;
+        self.0.burst.store(0, Relaxed);
+        let taken = take(&*self.0.file);
+        if taken.is_err() {
+            self.0.failed.store(true, Relaxed);
+        }
+        taken
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.failed.load(Relaxed) { Err(io::Error::other("an earlier sync has failed")) } else { Ok(()) }
     }
 }
 
 impl StorageBackend for RedbFile {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.0.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
+        self.0.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.failed.check()?;
-        self.file.set_len(len)
+        self.check()?;
+        self.0.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.failed.sync(&*self.file)
+        self.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.failed.check()?;
-        self.written.0.fetch_add(data.len() as u64, Relaxed);
-        self.file.write_at(offset, data)
+        self.check()?;
+        let bytes = data.len() as u64;
+        self.0.writing.0.bytes.fetch_add(bytes, Relaxed);
+        self.0.file.write_at(offset, data)?;
+        if self.0.burst.fetch_add(bytes, Relaxed) + bytes < BURST_BYTES { Ok(()) } else { self.write_back() }
     }
 }
 

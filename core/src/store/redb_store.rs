@@ -9,7 +9,7 @@ use super::{
     StoreStats, Write,
     files::Snapshots,
     memtable::Fresh,
-    redb_file::Written,
+    redb_file::Writing,
     serving::Serving,
     space::bytes_of,
     tables::{Tables, make_directory},
@@ -41,8 +41,8 @@ impl RedbStore {
     pub async fn open(env: &Env, path: &Path, config: StoreConfig) -> Result<Self, OpenError> {
         let began = env.now();
         let (disk, at, page_cache_bytes) = (env.disk(), path.to_owned(), config.page_cache_bytes);
-        let written = Written::default();
-        let count = written.clone();
+        let writing = Writing::default();
+        let count = writing.clone();
         let opened = env.block(move || {
             // A process that was killed may have given the file its name, and not have made that durable.
             let failed = |source| OpenError::Io { path: at.clone(), source };
@@ -56,7 +56,7 @@ impl RedbStore {
         let (tables, snapshots) = opened.await.map_err(|lost| OpenError::lost(path, lost))??;
         let wake = Arc::new(Notify::new());
         let serving =
-            Serving::new(env, path, config, (snapshots, written, None), vec![Arc::clone(&wake)], false).await;
+            Serving::new(env, path, config, (snapshots, writing, None), vec![Arc::clone(&wake)], false).await;
         serving.counts.file_bytes.store(tables.file_bytes(), Relaxed);
         env.spawn("store-commit", commit(Arc::clone(&serving), tables, Arc::clone(&wake)));
         Ok(Self { opening: env.now() - began, serving, wake })
@@ -88,12 +88,12 @@ async fn commit(serving: Arc<Serving>, tables: Arc<Tables>, wake: Arc<Notify>) {
 
 async fn commit_group(serving: &Serving, tables: &Arc<Tables>, frozen: Arc<Fresh>) -> Result<(), StoreError> {
     let (group, file, view) = (Arc::clone(&frozen), Arc::clone(tables), Arc::clone(&serving.view));
-    let (env, written, meters) =
-        (serving.env.clone(), serving.written.clone(), serving.config.meters.clone());
+    let (env, writing, meters) =
+        (serving.env.clone(), serving.writing.clone(), serving.config.meters.clone());
     let work = move || {
-        let (began, before) = (env.now(), written.bytes());
+        let (began, before) = (env.now(), writing.bytes());
         file.commit(group.encoded())?;
-        meters.group(group.batches, written.bytes() - before, env.now() - began);
+        meters.group(group.batches, writing.bytes() - before, env.now() - began);
         view.retire(&group, Snapshots::one(&file)?);
         Ok(file.file_bytes())
     };

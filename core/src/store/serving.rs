@@ -5,7 +5,7 @@ use super::{
     files::Snapshots,
     log::values::Values,
     readers::Readers,
-    redb_file::Written,
+    redb_file::Writing,
     scrub::{Findings, Place, Scrubbed},
     space::Space,
     view::{Figures, View},
@@ -34,7 +34,7 @@ pub(super) struct Serving {
     pub(super) findings: Findings,
     readers: Arc<Readers>,
     /// To the files of rows.
-    pub(super) written: Written,
+    pub(super) writing: Writing,
     /// What has been read that shows damage, for a store that can do without the file: see [`Serving::take_damage`].
     damage: Option<Mutex<Option<Damage>>>,
     /// One for each task of the store: there is something to do, or the store is to end.
@@ -76,7 +76,7 @@ impl Serving {
         env: &Env,
         path: &Path,
         config: StoreConfig,
-        (snapshots, written, values): (Snapshots, Written, Option<Values>),
+        (snapshots, writing, values): (Snapshots, Writing, Option<Values>),
         wakes: Vec<Arc<Notify>>,
         mends: bool,
     ) -> Arc<Self> {
@@ -89,7 +89,7 @@ impl Serving {
             config,
             progress: watch::Sender::new(Progress::default()),
             counts: Counts::default(),
-            written,
+            writing,
             findings: Findings::default(),
             damage: mends.then(Mutex::default),
             wakes,
@@ -236,7 +236,7 @@ impl Serving {
             batches: self.counts.batches.load(Relaxed),
             applied_bytes: self.space.taken_bytes(),
             written_bytes: self.counts.written_bytes.load(Relaxed),
-            table_written_bytes: self.written.bytes(),
+            table_written_bytes: self.writing.bytes(),
             file_bytes: self.counts.file_bytes.load(Relaxed),
             compactions: self.counts.compactions.load(Relaxed),
             compacted_bytes: self.counts.compacted_bytes.load(Relaxed),

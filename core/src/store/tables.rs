@@ -11,7 +11,7 @@ use super::{
     OpenError, StoreError,
     filter::KeptFilter,
     memtable::Entry,
-    redb_file::{RedbFile, SyncFailed, Untouched, Written},
+    redb_file::{RedbFile, Untouched, Writing},
     stored::{Encoded, InFile},
 };
 use crate::env::{Disk, File, give_way};
@@ -54,8 +54,7 @@ const LIVE_MARK: &str = "live";
 pub(super) struct Tables {
     database: Closing<Database>,
     /// None while it is only looked at.
-    file: Option<Arc<dyn File>>,
-    sync_failed: SyncFailed,
+    file: Option<RedbFile>,
     filter: Option<Arc<KeptFilter>>,
     /// Bytes of keys and values, about: what was not counted is taken in by the walk that makes the filter anew.
     live_bytes: Arc<AtomicI64>,
@@ -83,20 +82,20 @@ impl Flaw {
 pub(super) type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 impl Tables {
-    /// Opens the file, or makes it. Without bytes for a filter it has none. What is written to it counts as `written`.
+    /// Opens the file, or makes it. Without bytes for a filter it has none. What is written to it counts as `writing`.
     /// Blocks.
     pub(super) fn open(
         disk: &dyn Disk,
         path: &Path,
         page_cache_bytes: usize,
         filter_bytes: usize,
-        written: &Written,
+        writing: &Writing,
     ) -> Result<Self, OpenError> {
-        if let Some(found) = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, written)? {
+        if let Some(found) = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, writing)? {
             return Ok(found);
         }
-        Self::make(disk, path, &[], written)?;
-        let made = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, written)?;
+        Self::make(disk, path, &[], writing)?;
+        let made = Self::open_existing(disk, path, page_cache_bytes, filter_bytes, writing)?;
         made.ok_or_else(|| OpenError::Io { path: path.to_owned(), source: io::ErrorKind::NotFound.into() })
     }
 
@@ -106,13 +105,13 @@ impl Tables {
         path: &Path,
         page_cache_bytes: usize,
         filter_bytes: usize,
-        written: &Written,
+        writing: &Writing,
     ) -> Result<Option<Self>, OpenError> {
         let file = match disk.open(path, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|source| OpenError::Io { path: path.to_owned(), source })?,
         };
-        let opened = guarded(|| Self::open_file(file, page_cache_bytes, written)).and_then(|tables| {
+        let opened = guarded(|| Self::open_file(file, page_cache_bytes, writing)).and_then(|tables| {
             tables.check_layout()?;
             *tables.live_values() = guarded(|| LiveValues::load(&tables.database))?;
             if filter_bytes == 0 { Ok(tables) } else { guarded(|| tables.with_filter(filter_bytes)) }
@@ -125,11 +124,11 @@ impl Tables {
         disk: &dyn Disk,
         path: &Path,
         marks: &[(&str, u128)],
-        written: &Written,
+        writing: &Writing,
     ) -> Result<(), OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let new = make(disk, path).map_err(failed)?;
-        guarded(|| Self::format(&new, marks, written)).map_err(|error| OpenError::from_store(path, error))?;
+        guarded(|| Self::format(&new, marks, writing)).map_err(|error| OpenError::from_store(path, error))?;
         publish(disk, path).map_err(failed)
     }
 
@@ -151,8 +150,8 @@ impl Tables {
         guarded(|| Ok(self.database.check_integrity()?))
     }
 
-    fn format(file: &Arc<dyn File>, marks: &[(&str, u128)], written: &Written) -> Result<(), redb::Error> {
-        let tables = Self::with_cache(Arc::clone(file), 0, written)?;
+    fn format(file: &Arc<dyn File>, marks: &[(&str, u128)], writing: &Writing) -> Result<(), redb::Error> {
+        let tables = Self::with_cache(Arc::clone(file), 0, writing)?;
         let transaction = tables.transaction()?;
         transaction.open_table(ROWS)?;
         for (name, mark) in marks.iter().chain(&[(FORMAT_KEY, FORMAT)]) {
@@ -166,13 +165,13 @@ impl Tables {
     fn open_file(
         file: Arc<dyn File>,
         page_cache_bytes: usize,
-        written: &Written,
+        writing: &Writing,
     ) -> Result<Self, redb::Error> {
         // redb would make a new database of it.
         if file.len()? == 0 {
             return Err(redb::Error::Corrupted("it is empty".to_owned()));
         }
-        Self::with_cache(file, page_cache_bytes, written)
+        Self::with_cache(file, page_cache_bytes, writing)
     }
 
     /// What another release wrote is not damaged: it must not be set aside.
@@ -195,21 +194,19 @@ impl Tables {
     fn with_cache(
         file: Arc<dyn File>,
         page_cache_bytes: usize,
-        written: &Written,
+        writing: &Writing,
     ) -> Result<Self, redb::Error> {
         let mut builder = redb::Builder::new();
-        let sync_failed = SyncFailed::default();
-        let counted = RedbFile::new(Arc::clone(&file), written.clone(), sync_failed.clone());
-        let database = builder.set_cache_size(page_cache_bytes).create_with_backend(counted)?;
-        Ok(Self { sync_failed, ..Self::of(database, Some(file)) })
+        let file = RedbFile::new(file, writing.clone());
+        let database = builder.set_cache_size(page_cache_bytes).create_with_backend(file.clone())?;
+        Ok(Self::of(database, Some(file)))
     }
 
-    fn of(database: Database, file: Option<Arc<dyn File>>) -> Self {
+    fn of(database: Database, file: Option<RedbFile>) -> Self {
         let database = Closing::new(database);
         let is_counted = AtomicBool::new(false);
         let (live_bytes, live_values, flaw) = (Arc::default(), Arc::default(), Arc::default());
-        let sync_failed = SyncFailed::default();
-        Self { database, file, sync_failed, filter: None, live_bytes, is_counted, live_values, flaw }
+        Self { database, file, filter: None, live_bytes, is_counted, live_values, flaw }
     }
 
     fn live_values(&self) -> MutexGuard<'_, LiveValues> {
@@ -390,15 +387,9 @@ impl Tables {
         transaction.commit()
     }
 
-    /// Has the disk take what parts have written. It does not become durable by that: nothing leads to it yet. Blocks.
-    pub(super) fn write_back(&self) -> Result<(), StoreError> {
-        let synced = self.file.as_ref().map_or(Ok(()), |file| self.sync_failed.sync(&**file));
-        synced.map_err(|error| StoreError::Io(Arc::new(error)))
-    }
-
     /// Bytes that the file occupies.
     pub(super) fn file_bytes(&self) -> u64 {
-        self.file.as_ref().and_then(|file| file.len().ok()).unwrap_or(0)
+        self.file.as_ref().and_then(|file| redb::StorageBackend::len(file).ok()).unwrap_or(0)
     }
 
     fn snapshot_table(&self) -> Result<Snapshot, redb::Error> {

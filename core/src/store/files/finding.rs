@@ -64,7 +64,7 @@ impl StoreFiles {
         );
         self.set_aside.extend(aside);
         let marks = [identity, vec![(GAPS_MARK, ALL_GAPS)]].concat();
-        Tables::make(disk, &self.path(number), &marks, &self.written)?;
+        Tables::make(disk, &self.path(number), &marks, &self.writing)?;
         self.open_file(disk, &self.path(number))
     }
 
@@ -167,7 +167,7 @@ impl Found {
                 &path,
                 files.page_cache_bytes,
                 files.filter_bytes,
-                &files.written,
+                &files.writing,
             ) {
                 Ok(Some(file)) => drop(sound.insert(number, file)),
                 Ok(None) => {}
@@ -231,7 +231,7 @@ impl Found {
             let file = match sound.remove(&number) {
                 Some(file) => file,
                 None => {
-                    Tables::make(disk, &files.path(number), &identity(number, count), &files.written)?;
+                    Tables::make(disk, &files.path(number), &identity(number, count), &files.writing)?;
                     files.open_file(disk, &files.path(number))?
                 }
             };

@@ -20,11 +20,11 @@ use std::{
 /// Where records begin.
 pub(super) const RECORDS_AT: u64 = 8192;
 const COPIES_AT: [u64; 2] = [0, 4096];
+/// What the page cache reads and writes.
+pub(super) const PAGE_BYTES: usize = 4096;
 const MAGIC: [u8; 8] = *b"rondlog1";
 const HEADER_BYTES: usize = 44;
 const PREFIX: &str = "log-";
-/// Zeroes are written, and synced, in pieces of this size: a sync of the log waits for as much at most.
-const ZEROES_BYTES: usize = 512 << 10;
 /// What is read at a stretch.
 const READ_BYTES: usize = 256 << 10;
 /// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
@@ -109,7 +109,10 @@ impl SegmentFile {
     }
 
     pub(super) fn write_header(&self, header: &Header) -> io::Result<()> {
-        COPIES_AT.iter().try_for_each(|at| self.bytes.write_at(*at, &header.encode()))
+        // Whole pages: of a part the page cache would have to read the rest.
+        let mut page = [0; PAGE_BYTES];
+        page[..HEADER_BYTES].copy_from_slice(&header.encode());
+        COPIES_AT.iter().try_for_each(|at| self.bytes.write_at(*at, &page))
     }
 
     /// How many copies of the header are not one, nor empty.
@@ -138,18 +141,6 @@ impl SegmentFile {
             give_way();
         }
         Ok(bytes)
-    }
-
-    fn fill(&self, len: u64) -> io::Result<()> {
-        let zeroes = vec![0; ZEROES_BYTES];
-        let mut at = 0;
-        while at < len {
-            let step = (len - at).min(ZEROES_BYTES as u64);
-            self.bytes.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
-            self.bytes.sync()?;
-            at += step;
-        }
-        Ok(())
     }
 }
 
@@ -424,8 +415,7 @@ pub(in crate::store) struct NewFile {
 impl NewFile {
     /// Makes the file in its full length, so that no later sync has to change it.
     pub(in crate::store) fn make(self) -> io::Result<SegmentFile> {
-        let file = SegmentFile { bytes: self.disk.open(&self.path, true)?, path: self.path };
-        file.fill(self.bytes)?;
+        let file = SegmentFile { bytes: self.disk.make_zeroed(&self.path, self.bytes)?, path: self.path };
         self.disk.sync_dir(file.path.parent().unwrap_or(Path::new(".")))?;
         Ok(file)
     }

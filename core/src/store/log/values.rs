@@ -179,6 +179,26 @@ impl Content {
         (key.clone(), *place)
     }
 
+    /// The first of some rows, up to the one that brings them to so many bytes, and those behind it.
+    pub(in crate::store) fn split_at_bytes<'a>(
+        &self,
+        rows: &'a [usize],
+        bytes: u64,
+    ) -> (&'a [usize], &'a [usize]) {
+        let mut before = 0;
+        let fits = |row: &&usize| {
+            let is_room = before < bytes;
+            before += self.bytes_of(std::slice::from_ref(*row));
+            is_room
+        };
+        rows.split_at(rows.iter().take_while(fits).count())
+    }
+
+    /// Bytes of the records of some rows.
+    pub(in crate::store) fn bytes_of(&self, rows: &[usize]) -> u64 {
+        rows.iter().map(|row| u64::from(self.values[*row].1.bytes)).sum()
+    }
+
     /// A key and its value: copies, as slices would keep all of the segment in memory.
     ///
     /// # Panics

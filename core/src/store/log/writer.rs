@@ -3,7 +3,7 @@
 use super::{
     LogConfig, Mutant, record,
     recovery::{Tail, seed},
-    segment::{RECORDS_AT, Segments},
+    segment::{PAGE_BYTES, RECORDS_AT, Segments},
 };
 use crate::{env::Env, store::memtable::Change};
 use std::{
@@ -93,6 +93,7 @@ impl Writer {
             record::write_batch(&mut self.buffer, seed, batch.number, &batch.changes);
         }
         record::write_seal(&mut self.buffer, seed, last.number, self.durable);
+        self.fill_last_page();
         self.tail.file.bytes.write_at(self.tail.at, &self.buffer)?;
         let began = self.env.now();
         if !self.config.breaks(Mutant::SkippedSync) {
@@ -106,6 +107,16 @@ impl Writer {
         self.durable = last.number;
         self.lock().note_written(bytes);
         Ok(Written { bytes, run, sync, rolled, next_wanted })
+    }
+
+    /// A page that a group is the first to write to is written whole: of a part the page cache would have to read the rest,
+    /// where it does not hold it.
+    fn fill_last_page(&mut self) {
+        let begun = usize::try_from(self.tail.at % PAGE_BYTES as u64).unwrap_or(0);
+        let end = begun + self.buffer.len();
+        if end > begun.next_multiple_of(PAGE_BYTES) {
+            self.buffer.resize(end.next_multiple_of(PAGE_BYTES) - begun, 0);
+        }
     }
 
     /// Where in a segment the next one should be made ready.

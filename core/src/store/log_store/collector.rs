@@ -24,6 +24,8 @@ use std::{
 const ROWS_AT_ONCE: usize = 64;
 /// Rows looked up between two pauses.
 const ROWS_LOOKED_UP: usize = 512;
+/// Bytes of rows that may be in the log's queue whatever others write.
+const QUEUED_BYTES_MIN: u64 = 64 << 10;
 /// How often rows of a segment are looked up again that somebody may have changed just then.
 const PASSES_MAX: usize = 8;
 /// How long it waits while memory is full.
@@ -163,6 +165,7 @@ impl Log {
         let content = self.serving.block(read).await?;
         let content = Arc::new(content);
         let mut left: Vec<usize> = (0..content.len()).collect();
+        let mut room = self.room_in_queue();
         for _ in 0..PASSES_MAX {
             if left.is_empty() {
                 break;
@@ -174,13 +177,29 @@ impl Log {
                 let (log, of, some) = (Arc::clone(self), Arc::clone(&content), some.to_vec());
                 let look = move || log.still_there(&of, &some);
                 for (there, since) in self.serving.block(look).await? {
-                    changing.extend(self.rewrite(&content, &there, since)?);
+                    let mut there = &there[..];
+                    while !there.is_empty() {
+                        let (some, rest) = content.split_at_bytes(there, room);
+                        changing.extend(self.rewrite(&content, some, since)?);
+                        (there, room) = (rest, room.saturating_sub(content.bytes_of(some)));
+                        if room == 0 {
+                            self.hurry();
+                            self.until_durable(self.serving.view.last()).await?;
+                            room = self.room_in_queue();
+                        }
+                    }
                 }
                 self.pause(self.serving.env.now() - began).await;
             }
             left = changing;
         }
         Ok(())
+    }
+
+    /// Bytes of rows that may go to the log at a time: as many as others have had in the last group, which keeps up with the
+    /// garbage that they make, and no more, for whose batches would wait longer by it.
+    fn room_in_queue(&self) -> u64 {
+        (self.group_bytes.load(Relaxed) / 2).max(QUEUED_BYTES_MIN)
     }
 
     /// Those of some rows of a segment that still have their values there, in groups of one moment each. Blocks.

@@ -11,7 +11,6 @@ use crate::store::{
     },
     memtable::{Entry as _, Folded},
     serving::Damage,
-    tables::Tables,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -194,12 +193,10 @@ impl Log {
             };
             let began = self.serving.env.now();
             after = self.serving.block(move || slice.change()).await?;
-            let changed = self.serving.env.now() - began;
-            self.write_back(&files.all()[number]).await?;
             if after.is_none() {
                 break;
             }
-            self.pause(changed).await;
+            self.pause(self.serving.env.now() - began).await;
         }
         let file = Arc::clone(&files.all()[number]);
         let unmarked = self.serving.config.log.breaks(Mutant::UnmarkedFlush);
@@ -216,14 +213,6 @@ impl Log {
             transaction.commit()
         };
         self.serving.block(finish).await
-    }
-
-    /// Has the disk take what a slice has changed, bit by bit and one file after the other: a sync of the log waits behind
-    /// all that the disk has been given before it.
-    async fn write_back(&self, file: &Arc<Tables>) -> Result<(), StoreError> {
-        let _turn = self.writing_back.lock().await;
-        let file = Arc::clone(file);
-        self.serving.block(move || file.write_back()).await
     }
 
     /// Leaves the processors to requests: twice as long as the slice took while memory is empty, not at all once

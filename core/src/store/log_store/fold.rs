@@ -82,7 +82,7 @@ impl Log {
     }
 
     /// Waits for the log. Not on the progress that others watch: whom that wakes first differs from run to run.
-    async fn until_durable(&self, lsn: Lsn) -> Result<(), StoreError> {
+    pub(super) async fn until_durable(&self, lsn: Lsn) -> Result<(), StoreError> {
         loop {
             let written = self.written.notified();
             if self.serving.progress.borrow().durable >= lsn {

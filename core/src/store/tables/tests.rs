@@ -12,7 +12,7 @@ fn what_a_part_says_of_the_log_is_as_durable_as_its_rows() {
     let sim = Sim::new(1);
     let mut env = sim.node_env(0);
     let open = |env: &crate::env::Env| {
-        Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Written::default()).unwrap()
+        Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Writing::default()).unwrap()
     };
     let key = |number: u8| Bytes::from(vec![0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, number]);
     let put = |file: &Tables, rows: &[(u8, u64)], is_part: bool| {
@@ -57,7 +57,7 @@ fn after_a_sync_that_failed_closing_writes_nothing() {
         let mut env = sim.node_env(0);
         let open = |env: &crate::env::Env| {
             // Without room in memory for what it writes.
-            Tables::open(&*env.disk(), Path::new("/data/rows"), 0, 1 << 10, &Written::default())
+            Tables::open(&*env.disk(), Path::new("/data/rows"), 0, 1 << 10, &Writing::default())
         };
         let key = |number: u64| Bytes::from([[0, 0, 0, 17].as_slice(), &number.to_be_bytes()].concat());
         let put = |file: &Tables, numbers: std::ops::Range<u64>, is_part: bool| {
@@ -70,7 +70,7 @@ fn after_a_sync_that_failed_closing_writes_nothing() {
         put(&file, 0..200, false);
         put(&file, 100..400, true);
         sim.disk(0).set_write_error_chance(1.0);
-        file.write_back().unwrap_err();
+        file.file.as_ref().unwrap().sync().unwrap_err();
         sim.disk(0).set_write_error_chance(0.0);
         drop(file);
         sim.crash(0, CrashMode::LoseAll);
@@ -99,7 +99,7 @@ fn a_file_of_the_layout_before_is_read_as_it_is_and_never_again_by_the_release_t
     let sim = Sim::new(2);
     let env = sim.node_env(0);
     let open = || {
-        Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Written::default()).unwrap()
+        Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Writing::default()).unwrap()
     };
     let (key, row) = (Bytes::from_static(&[0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 1]), b"\x01a row, as it stands");
     let file = open();
@@ -118,6 +118,6 @@ fn a_file_of_the_layout_before_is_read_as_it_is_and_never_again_by_the_release_t
     transaction.mark(FORMAT_KEY, FORMAT + 1).unwrap();
     transaction.commit().unwrap();
     drop(file);
-    let newer = Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Written::default());
+    let newer = Tables::open(&*env.disk(), Path::new("/data/rows"), 1 << 20, 1 << 10, &Writing::default());
     assert!(newer.err().unwrap().to_string().contains("run the release that wrote it"));
 }

@@ -5,7 +5,11 @@ use crate::{
     env::Env,
     store::{
         RowKey, StoreConfig, TableId, key,
-        log::writer::{Batch, Writer},
+        log::{
+            record_bytes,
+            segment::PAGE_BYTES,
+            writer::{Batch, Writer},
+        },
         stored::Encoded,
     },
     testing::{CrashMode, Sim},
@@ -187,6 +191,18 @@ fn a_segment_on_either_side_of_a_joint_that_is_gone_is_a_loss() {
 }
 
 #[test]
+fn what_follows_segments_that_were_left_to_the_flush_is_found_behind_them() {
+    let rows = |mutant| {
+        let machine = Machine::new(mutant);
+        machine.open().append(&[(b'a', ROW)]);
+        machine.open().append(&[(b'b', ROW)]);
+        machine.open().rows()
+    };
+    assert_eq!(rows(None), [('a', ROW), ('b', ROW)]);
+    assert_eq!(rows(Some(Mutant::ForgottenJoint)), [('a', ROW)]);
+}
+
+#[test]
 fn a_batch_before_a_joint_that_rots_is_a_loss() {
     let machine = Machine::new(None);
     let mut life = machine.open();
@@ -341,18 +357,23 @@ fn a_file_with_everything_does_not_take_older_versions_again() {
     });
 }
 
+/// A row whose record fills a page.
+fn page_row() -> usize {
+    PAGE_BYTES - usize::try_from(record_bytes(key(b'a').len(), 0)).unwrap()
+}
+
 /// The first group of a life is torn so that its second batch can still be read, and a later life writes a batch and
-/// seal that end just where that second batch begins.
+/// seal that end just where that second batch begins, which is where a page does.
 fn older_tail(mutant: Option<Mutant>, lives_between: usize) -> Vec<(char, usize)> {
     let machine = Machine::new(mutant);
     let mut life = machine.open();
-    life.append(&[(b'a', ROW), (b'b', ROW)]);
+    life.append(&[(b'a', page_row()), (b'b', ROW)]);
     drop(life);
     machine.damage(0, RECORDS_AT);
     for _ in 0..lives_between {
         assert_eq!(machine.open().rows(), []);
     }
-    machine.open().append(&[(b'c', ROW - SEAL)]);
+    machine.open().append(&[(b'c', page_row() - SEAL)]);
     let life = machine.open();
     assert_eq!(life.loss(), None);
     life.rows()
@@ -360,15 +381,15 @@ fn older_tail(mutant: Option<Mutant>, lives_between: usize) -> Vec<(char, usize)
 
 #[test]
 fn a_segment_that_was_cut_is_not_appended_to() {
-    assert_eq!(older_tail(None, 0), [('c', ROW - SEAL)]);
-    assert_eq!(older_tail(Some(Mutant::AppendToCut), 0), [('b', ROW), ('c', ROW - SEAL)]);
+    assert_eq!(older_tail(None, 0), [('c', page_row() - SEAL)]);
+    assert_eq!(older_tail(Some(Mutant::AppendToCut), 0), [('b', ROW), ('c', page_row() - SEAL)]);
 }
 
 #[test]
 fn records_of_a_segment_that_was_written_over_do_not_come_back() {
     // With one life in between, the file of the first is written over by the third.
-    assert_eq!(older_tail(None, 1), [('c', ROW - SEAL)]);
-    assert_eq!(older_tail(Some(Mutant::UnseededChecksum), 1), [('b', ROW), ('c', ROW - SEAL)]);
+    assert_eq!(older_tail(None, 1), [('c', page_row() - SEAL)]);
+    assert_eq!(older_tail(Some(Mutant::UnseededChecksum), 1), [('b', ROW), ('c', page_row() - SEAL)]);
 }
 
 /// A process is killed before its sync, the next one loses power within its opening, at every point of it: do both
