@@ -10,24 +10,6 @@ use std::{
     sync::Arc,
 };
 
-/// Zeroes are written in pieces of this size.
-pub(super) const ZEROES_BYTES: usize = 64 << 10;
-
-/// Writes `len` zeroes in pieces of those that are given.
-pub(super) fn write_zeroes(
-    zeroes: &[u8],
-    len: u64,
-    mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut at = 0;
-    while at < len {
-        let piece = usize::try_from(len - at).unwrap_or(usize::MAX).min(zeroes.len());
-        write(at, &zeroes[..piece])?;
-        at += piece as u64;
-    }
-    Ok(())
-}
-
 /// A file system as a node sees it.
 pub trait Disk: Send + Sync + Debug + 'static {
     /// Opens a file for reading and writing. With `create` it is made if it is not there.
@@ -35,21 +17,6 @@ pub trait Disk: Send + Sync + Debug + 'static {
     /// # Errors
     /// `NotFound` without `create`; else those of the operating system.
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>>;
-
-    /// Opens a file, made if it is not there, whose first `len` bytes are zeroes, written and durable: a write within them
-    /// changes nothing but what it writes. It takes long, but keeps the disk from others for some hundred microseconds at a
-    /// time only. Nobody else may use the file meanwhile.
-    ///
-    /// # Errors
-    /// Those of the operating system; what the file holds then is unknown.
-    fn make_zeroed(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
-        let file = self.open(path, true)?;
-        write_zeroes(&[0; ZEROES_BYTES], len, |at, piece| {
-            file.write_at(at, piece)?;
-            file.sync()
-        })?;
-        Ok(file)
-    }
 
     /// Makes a directory and its parents; no error if it is there.
     ///

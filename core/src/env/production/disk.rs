@@ -1,9 +1,6 @@
 //! The operating system's files. Errors pass through as they come: what they mean is the store's to decide.
 
-use crate::env::{
-    Disk, File,
-    disk::{ZEROES_BYTES, write_zeroes},
-};
+use crate::env::{Disk, File};
 use std::{
     fs::{self, OpenOptions, TryLockError},
     io,
@@ -19,9 +16,6 @@ use std::{
 /// processes lock two different files of that name.
 const LOCK_FILE: &str = "LOCK";
 
-/// Zeroes that are written past the page cache at a time.
-const DIRECT_ZEROES_BYTES: usize = 256 << 10;
-
 /// The file system of this machine.
 #[derive(Debug)]
 pub(super) struct FileSystem;
@@ -29,18 +23,6 @@ pub(super) struct FileSystem;
 impl Disk for FileSystem {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(OpenFile(open(path, create)?)))
-    }
-
-    fn make_zeroed(&self, path: &Path, len: u64) -> io::Result<Arc<dyn File>> {
-        let file = open(path, true)?;
-        if !write_zeroes_directly(path, len)? {
-            write_zeroes(&[0; ZEROES_BYTES], len, |at, piece| {
-                file.write_all_at(piece, at)?;
-                file.sync_data()
-            })?;
-        }
-        file.sync_data()?;
-        Ok(Arc::new(OpenFile(file)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -85,30 +67,6 @@ impl Disk for FileSystem {
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
-    }
-}
-
-/// Writes zeroes past the page cache, which would take processor time and memory to hold what nobody reads; whether this
-/// file system can.
-fn write_zeroes_directly(path: &Path, len: u64) -> io::Result<bool> {
-    /// What disks want memory and offsets to be aligned to, and more than most do.
-    const ALIGNED: usize = 4096;
-    let cannot =
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
-    if !len.is_multiple_of(ALIGNED as u64) {
-        return Ok(false);
-    }
-    let file = match OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path) {
-        Err(error) if cannot(&error) => return Ok(false),
-        opened => opened?,
-    };
-    let zeroes = vec![0; DIRECT_ZEROES_BYTES + ALIGNED];
-    let begin = zeroes.as_ptr().align_offset(ALIGNED).min(ALIGNED);
-    match write_zeroes(&zeroes[begin..begin + DIRECT_ZEROES_BYTES], len, |at, piece| {
-        file.write_all_at(piece, at)
-    }) {
-        Err(error) if cannot(&error) => Ok(false),
-        written => written.map(|()| true),
     }
 }
 
@@ -164,23 +122,6 @@ mod tests {
     #[test]
     fn the_directory_of_a_bare_name_can_be_synced() {
         FileSystem.sync_dir(Path::new("store.redb").parent().unwrap()).unwrap();
-    }
-
-    #[test]
-    fn zeroes_are_there_whether_the_page_cache_is_passed_by_or_not() {
-        let folder = tempfile::tempdir().unwrap();
-        // A length that is none of whole blocks is never written directly; a file may have been longer, and in use.
-        for (name, len) in [("blocks", 1 << 20), ("bytes", 700_001)] {
-            let path = folder.path().join(name);
-            let used = FileSystem.open(&path, true).unwrap();
-            used.write_at(0, &[7; 300_000]).unwrap();
-            drop(used);
-            let file = FileSystem.make_zeroed(&path, len).unwrap();
-            assert_eq!(file.len().unwrap(), len);
-            let mut whole = vec![1; usize::try_from(len).unwrap()];
-            file.read_at(0, &mut whole).unwrap();
-            assert!(whole.iter().all(|byte| *byte == 0), "{name}");
-        }
     }
 
     #[test]

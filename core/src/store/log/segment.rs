@@ -25,6 +25,8 @@ pub(super) const PAGE_BYTES: usize = 4096;
 const MAGIC: [u8; 8] = *b"rondlog1";
 const HEADER_BYTES: usize = 44;
 const PREFIX: &str = "log-";
+/// Zeroes that are written at a time.
+const ZEROES_BYTES: usize = 64 << 10;
 /// What is read at a stretch.
 const READ_BYTES: usize = 256 << 10;
 /// Files that may wait; more are removed. Half of them are what a log of the default length has in use at most.
@@ -141,6 +143,19 @@ impl SegmentFile {
             give_way();
         }
         Ok(bytes)
+    }
+
+    /// Fills it with zeroes, which the disk takes bit by bit: a sync of the log waits behind all that it has been given.
+    fn fill(&self, len: u64) -> io::Result<()> {
+        let zeroes = vec![0; ZEROES_BYTES];
+        let mut at = 0;
+        while at < len {
+            let step = (len - at).min(ZEROES_BYTES as u64);
+            self.bytes.write_at(at, &zeroes[..usize::try_from(step).unwrap_or(ZEROES_BYTES)])?;
+            self.bytes.write_back()?;
+            at += step;
+        }
+        self.bytes.sync()
     }
 }
 
@@ -415,7 +430,8 @@ pub(in crate::store) struct NewFile {
 impl NewFile {
     /// Makes the file in its full length, so that no later sync has to change it.
     pub(in crate::store) fn make(self) -> io::Result<SegmentFile> {
-        let file = SegmentFile { bytes: self.disk.make_zeroed(&self.path, self.bytes)?, path: self.path };
+        let file = SegmentFile { bytes: self.disk.open(&self.path, true)?, path: self.path };
+        file.fill(self.bytes)?;
         self.disk.sync_dir(file.path.parent().unwrap_or(Path::new(".")))?;
         Ok(file)
     }
