@@ -1,8 +1,9 @@
 //! Small records that are replaced whole: who this node is, how often it started, what was decided.
 //!
-//! A file has two slots; a write goes into the slot that does *not* hold the current record and is synced before
-//! it counts. So a crash in the middle of a write leaves the record before it, and never a mixture. What reads
-//! back is the valid slot with the highest serial number.
+//! A file has two slots; a write goes into one, is synced, and then into the other, and counts when both are. So a
+//! crash in the middle of a write leaves a whole record, and a slot that rots takes nothing with it: without the second copy
+//! the record before it would be read as after a crash, and whoever had promised something would not know of it. What
+//! reads back is the valid slot with the highest serial number; opening brings the other one up to it.
 //!
 //! ```text
 //! header  at 0              magic [8] | layout u32 | 0 u32 | capacity u64 | check [16]
@@ -30,6 +31,7 @@ const MAGIC: &[u8; 8] = b"RONDEL2S";
 const LAYOUT: u32 = 1;
 const HEADER_BYTES: usize = 40;
 const SLOTS_AT: u64 = 4096;
+const SLOTS: u64 = 2;
 const SLOT_HEADER_BYTES: usize = 40;
 const CAPACITY_MIN: u64 = 64 << 10;
 /// No record is longer: a longer length is damage.
@@ -82,8 +84,6 @@ pub struct Durable<T: Wire> {
     file: Arc<dyn File>,
     capacity: u64,
     serial: u64,
-    /// Where the next record goes: the slot that does not hold the current one.
-    spare: u64,
     failed: bool,
     of: PhantomData<fn() -> T>,
 }
@@ -98,22 +98,13 @@ impl<T: Wire> Durable<T> {
         let capacity = capacity_for(archive.len());
         let file =
             write_anew(&disk, path, capacity, 1, &slot_bytes::<T>(1, &archive)).map_err(io_at(path))?;
-        Ok(Self {
-            disk,
-            path: path.to_owned(),
-            file,
-            capacity,
-            serial: 1,
-            spare: 1,
-            failed: false,
-            of: PhantomData,
-        })
+        Ok(Self { disk, path: path.to_owned(), file, capacity, serial: 1, failed: false, of: PhantomData })
     }
 
     /// The file and its current record; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`DurableError`]; nothing was changed.
+    /// [`DurableError`]; what the file holds is the same as before.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Option<(Self, T)>, DurableError> {
         let file = match disk.open(path, false) {
             Ok(file) => file,
@@ -131,9 +122,13 @@ impl<T: Wire> Durable<T> {
         }
         let record =
             Msg::<T>::from_bytes(slot.archive.clone()).map_err(|error| damaged(path, error))?.to_owned();
-        let (serial, spare) = (slot.serial, 1 - current as u64);
-        let path = path.to_owned();
-        Ok(Some((Self { disk, path, file, capacity, serial, spare, failed: false, of: PhantomData }, record)))
+        let (serial, path) = (slot.serial, path.to_owned());
+        if serial_of(&slots[1 - current]) != serial {
+            // A crash has come between the two, or one has rotted.
+            let bytes = slot_bytes::<T>(serial, &slot.archive);
+            write_slot(&*file, capacity, 1 - current as u64, &bytes).map_err(io_at(&path))?;
+        }
+        Ok(Some((Self { disk, path, file, capacity, serial, failed: false, of: PhantomData }, record)))
     }
 
     /// Replaces the record; it is durable when this returns.
@@ -163,14 +158,21 @@ impl<T: Wire> Durable<T> {
         if bytes.len() as u64 > self.capacity {
             let capacity = capacity_for(archive.len());
             self.file = write_anew(&self.disk, &self.path, capacity, serial, &bytes)?;
-            (self.capacity, self.serial, self.spare) = (capacity, serial, 1);
+            (self.capacity, self.serial) = (capacity, serial);
             return Ok(());
         }
-        self.file.write_at(SLOTS_AT + self.spare * self.capacity, &bytes)?;
-        self.file.sync()?;
-        (self.serial, self.spare) = (serial, 1 - self.spare);
+        for slot in 0..SLOTS {
+            write_slot(&*self.file, self.capacity, slot, &bytes)?;
+        }
+        self.serial = serial;
         Ok(())
     }
+}
+
+/// Writes a slot, durably.
+fn write_slot(file: &dyn File, capacity: u64, slot: u64, bytes: &[u8]) -> io::Result<()> {
+    file.write_at(SLOTS_AT + slot * capacity, bytes)?;
+    file.sync()
 }
 
 /// A whole file with one record under a temporary name, then renamed: there is never half a file.
@@ -185,9 +187,11 @@ fn write_anew(
     let draft = draft_of(path);
     let file = disk.open(&draft, true)?;
     file.set_len(0)?;
-    file.set_len(SLOTS_AT + 2 * capacity)?;
+    file.set_len(SLOTS_AT + SLOTS * capacity)?;
     file.write_at(0, &header_bytes(capacity))?;
-    file.write_at(SLOTS_AT, slot)?;
+    for number in 0..SLOTS {
+        file.write_at(SLOTS_AT + number * capacity, slot)?;
+    }
     file.sync()?;
     disk.rename(&draft, path)?;
     if let Some(parent) = path.parent() {
@@ -262,7 +266,7 @@ fn read_header(file: &dyn File, path: &Path) -> Result<u64, DurableError> {
         return Err(DurableError::OtherRelease { path: path.to_owned() });
     }
     let capacity = u64_at(&header, 16);
-    if len < SLOTS_AT + 2 * capacity {
+    if len < SLOTS_AT + SLOTS * capacity {
         return Err(damaged(path, format_args!("it was cut to {len} bytes")));
     }
     Ok(capacity)
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_byte_anywhere_is_never_read_as_a_record() {
+    fn a_flipped_byte_anywhere_leaves_the_last_record_or_is_told() {
         let disk = TestDisk::new();
         let mut file = Durable::create(disk.arc(), path(), &note(4)).unwrap();
         file.write(&note(5)).unwrap();
@@ -411,13 +415,39 @@ mod tests {
             bytes[at] ^= 0x40;
             disk.set_content(path(), bytes);
             match read(&disk) {
-                Ok(found) => assert!([Some(note(4)), Some(note(5))].contains(&found), "byte {at}: {found:?}"),
+                Ok(found) => assert_eq!(found, Some(note(5)), "byte {at}"),
                 Err(error) => assert!(
                     matches!(error, DurableError::Damaged { .. } | DurableError::NotOurs { .. }),
                     "byte {at}: {error}"
                 ),
             }
         }
+    }
+
+    #[test]
+    fn a_record_that_is_there_once_is_there_twice_after_opening() {
+        let second = 4096 + usize::try_from(CAPACITY_MIN).unwrap();
+        for budget in 0..2_000 {
+            let disk = TestDisk::new();
+            let mut file = Durable::create(disk.arc(), path(), &note(4)).unwrap();
+            disk.crash_after_bytes(budget);
+            let done = file.write(&note(5)).is_ok();
+            disk.restart();
+            let found = read(&disk).unwrap();
+            // Whoever has read it may have promised something by it.
+            for at in [4096 + 50, second + 50] {
+                let whole = disk.content(path());
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1;
+                disk.set_content(path(), bytes);
+                assert_eq!(read(&disk).unwrap(), found, "budget {budget}, byte {at}");
+                disk.set_content(path(), whole);
+            }
+            if done {
+                return;
+            }
+        }
+        panic!("the write never completed");
     }
 
     #[test]
