@@ -100,7 +100,10 @@ pub(crate) async fn walk(shared: &Arc<Shared>, topology: &Arc<Topology>) -> bool
             walk.strays().await
         };
         if let Err(error) = walked.await {
-            tracing::warn!(%error, "the hints can't be read");
+            // Of a node that has withdrawn it is known why.
+            if shared.withdrawn().is_none() {
+                tracing::warn!(%error, "the hints can't be read");
+            }
             shared.hints.walk_fails();
             return true;
         }
