@@ -382,7 +382,14 @@ impl Outlook {
 
     /// Whether a member keeps hints for the node. Of this node's own it is known where the node came up lately.
     pub(crate) fn hinted(&self, node: NodeId) -> bool {
-        some_for(node, &self.own_hints) || self.peers.values().any(|peer| some_for(node, &peer.hints))
+        self.keepers(node).next().is_some()
+    }
+
+    /// The members that keep hints for the node.
+    pub(crate) fn keepers(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        let own = some_for(node, &self.own_hints).then_some(self.me);
+        let others = self.peers.iter().filter(move |(_, peer)| some_for(node, &peer.hints));
+        own.into_iter().chain(others.map(|(keeper, _)| *keeper))
     }
 
     /// Whether the node came up lately and others still keep hints for it, or have not yet said. A new one can't have

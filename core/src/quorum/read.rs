@@ -17,8 +17,8 @@ pub struct ReadRule {
 pub enum Absence {
     /// As much as an item would.
     Sure,
-    /// The owner was away, and may only not have it yet, while another owner is up. Nobody is known to keep anything for
-    /// it: it is believed if all owners say the same.
+    /// The owner was away, and may only not have it yet, while another owner is up. Nobody but owners is known to keep
+    /// anything for it: it is believed if all owners say the same.
     Unsure,
     /// As `Unsure`, but others keep writes for the owner: it is not believed before it has them.
     Lacking,
@@ -135,7 +135,7 @@ impl ReadTally {
         }
     }
 
-    /// Every owner has said what it holds, and nobody is known to keep a write for one of them that holds nothing: an
+    /// Every owner has said what it holds, and nobody else is known to keep a write for one of them that holds nothing: an
     /// owner that might only not have it yet is a success too.
     fn believe_all(&mut self) {
         for (id, _, answer) in &mut self.answers {

@@ -314,12 +314,11 @@ impl Reading {
     fn absence(&self, node: NodeId) -> Absence {
         let another = |seat: &Seat| seat.member.node != node && self.outlook.up(seat.member.node);
         if !self.outlook.behind(node) || !self.list.seats().iter().any(another) {
-            Absence::Sure
-        } else if self.outlook.hinted(node) {
-            Absence::Lacking
-        } else {
-            Absence::Unsure
+            return Absence::Sure;
         }
+        // A hint is written with the item itself, and an owner keeps that: owners that have nothing keep no hint of it.
+        let owns = |keeper| self.list.seats().iter().any(|seat| seat.member.node == keeper);
+        if self.outlook.keepers(node).all(owns) { Absence::Unsure } else { Absence::Lacking }
     }
 
     /// What an answer says, and whether it is the one with the item.

@@ -124,6 +124,36 @@ fn what_a_client_has_seen_is_superseded_where_the_coordinator_has_not_seen_it() 
     });
 }
 
+/// All nodes have just begun, and their disks are slow: whoever writes owes the others something all the time. That a key is
+/// not there can be said all the same, as the owners are the only ones that owe anybody anything.
+#[test]
+fn a_young_cluster_under_load_says_of_a_key_that_it_is_not_there() {
+    with_mutants(58, 3, Mutants::default(), |nodes| async move {
+        for node in nodes.nodes() {
+            nodes.control().disk(node).set_slowness(40.0);
+        }
+        let clients = [nodes.client(0).await, nodes.client(1).await, nodes.client(2).await];
+        for (writer, client) in clients.iter().cycle().take(24).enumerate() {
+            let client = client.clone();
+            nodes.control().spawn("writer", async move {
+                for number in 0.. {
+                    let (key, content) = (format!("{writer}-{number}"), Content::text("-"));
+                    let _ = client.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await;
+                }
+            });
+        }
+        let mut all_behind = 0;
+        for round in 0..40 {
+            nodes.control().sleep(Duration::from_millis(100)).await;
+            let status = nodes.running(0).unwrap().status();
+            all_behind += usize::from(status.members.iter().all(|member| member.behind));
+            let read = clients[round % 3].get(&bucket(), b"k", GetOptions::default()).await;
+            assert_eq!(read.unwrap(), None, "round {round}");
+        }
+        assert!(all_behind > 0, "it is another schedule: somebody always had all that there is");
+    });
+}
+
 /// The owner that is asked can't read its row: it may not write on it as if it were empty.
 #[test]
 fn a_row_that_rots_is_not_written_on_until_it_is_filled() {
