@@ -4,10 +4,7 @@ use crate::env::{Disk, File};
 use std::{
     fs::{self, OpenOptions, TryLockError},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
-    },
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -76,13 +73,21 @@ fn open(path: &Path, create: bool) -> io::Result<fs::File> {
 }
 
 /// Writes what the page cache holds of a file, without having the disk empty its own cache, for which the log would wait.
+/// Where that is not known or not allowed, nothing is done: the sync does it.
+#[cfg(target_os = "linux")]
 fn write_back(file: &fs::File) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
     let how =
         libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: it reads and writes no memory of this process, and the descriptor is open as long as `file` is borrowed.
     #[expect(unsafe_code, reason = "no library has a safe function for it")]
     let failed = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, how) };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if failed == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    let is_unknown = matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EINVAL));
+    if is_unknown { Ok(()) } else { Err(error) }
 }
 
 #[derive(Debug)]
@@ -105,6 +110,7 @@ impl File for OpenFile {
         self.0.set_len(len)
     }
 
+    #[cfg(target_os = "linux")]
     fn write_back(&self) -> io::Result<()> {
         write_back(&self.0)
     }
