@@ -136,12 +136,23 @@ fn a_cut_a_flipped_and_a_replaced_identity_are_refused() {
     let disk = TestDisk::new();
     drop(open(&disk, 1).unwrap());
     let whole = disk.content(&file("identity"));
+    let second = 4096 + (whole.len() - 4096) / 2;
     let mut flipped = whole.clone();
-    flipped[4096 + 60] ^= 1;
+    for slot in [4096, second] {
+        flipped[slot + 60] ^= 1;
+    }
     for bytes in [vec![], whole[..100].to_vec(), whole[..whole.len() / 2].to_vec(), flipped, vec![b'?'; 300]]
     {
         disk.set_content(&file("identity"), bytes);
         assert!(matches!(open(&disk, 1), Err(DataDirError::Damaged { .. })));
+    }
+    // The record is there twice.
+    for slot in [4096, second] {
+        let mut flipped = whole.clone();
+        flipped[slot + 60] ^= 1;
+        disk.set_content(&file("identity"), flipped);
+        drop(open(&disk, 1).unwrap());
+        assert_eq!(disk.content(&file("identity")), whole);
     }
 }
 
