@@ -227,6 +227,70 @@ mod tests {
     use crate::{env::Rng, testing::Sim};
     use std::path::Path;
 
+    /// Forgets what is written to it, and knows how much of it the disk has not taken.
+    #[derive(Debug, Default)]
+    struct Counting {
+        waiting: AtomicU64,
+        most: AtomicU64,
+        refuses: AtomicBool,
+    }
+
+    impl File for Counting {
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_at(&self, _: u64, bytes: &[u8]) -> io::Result<()> {
+            let waiting = self.waiting.fetch_add(bytes.len() as u64, Relaxed) + bytes.len() as u64;
+            self.most.fetch_max(waiting, Relaxed);
+            Ok(())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_back(&self) -> io::Result<()> {
+            if self.refuses.load(Relaxed) {
+                return Err(io::Error::other("the disk takes nothing"));
+            }
+            self.waiting.store(0, Relaxed);
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.waiting.store(0, Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_disk_is_never_given_more_than_a_burst_at_a_time() {
+        let (counting, writing) = (Arc::new(Counting::default()), Writing::default());
+        let file = RedbFile::new(counting.clone(), writing.clone());
+        for page in 0..1000 {
+            file.write(page * PIECE_BYTES, &[0; 4096]).unwrap();
+        }
+        assert_eq!(writing.bytes(), 1000 * PIECE_BYTES);
+        assert_eq!(counting.most.load(Relaxed), BURST_BYTES);
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_ends_all_writing_as_a_failed_sync_does() {
+        let counting = Arc::new(Counting::default());
+        let file = RedbFile::new(counting.clone(), Writing::default());
+        counting.refuses.store(true, Relaxed);
+        assert!((0..1000).any(|page| file.write(page * PIECE_BYTES, &[0; 4096]).is_err()));
+        counting.refuses.store(false, Relaxed);
+        file.write(0, &[0; 4096]).unwrap_err();
+        file.set_len(0).unwrap_err();
+        file.sync_data().unwrap_err();
+    }
+
     #[test]
     fn an_untouched_file_reads_as_it_was_written_and_stays_as_it_is() {
         let sim = Sim::new(1);

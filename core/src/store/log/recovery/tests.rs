@@ -423,6 +423,27 @@ fn an_opening_makes_durable_what_it_read_before_it_relies_on_it() {
     }
 }
 
+/// What an earlier user of the file has left in it: a page that the page cache does not hold would be read before a part of
+/// it is written.
+#[test]
+fn a_page_that_a_group_begins_is_written_whole() {
+    let machine = Machine::new(None);
+    let mut life = machine.open();
+    let file = machine.env.disk().open(&machine.log_files()[0], false).unwrap();
+    file.write_at(RECORDS_AT, &[0xff; 3 * PAGE_BYTES]).unwrap();
+    for (row, pages) in [(ROW, 1), (ROW, 1), (PAGE_BYTES, 2)] {
+        life.append(&[(b'a', row)]);
+        let mut records = [0; 3 * PAGE_BYTES];
+        file.read_at(RECORDS_AT, &mut records).unwrap();
+        let end = usize::try_from(life.writer.position() - RECORDS_AT).unwrap();
+        let (written, left) = records.split_at(pages * PAGE_BYTES);
+        assert!(written[end..].iter().all(|byte| *byte == 0), "{end} in {pages} pages");
+        assert!(left.iter().all(|byte| *byte == 0xff), "{end} in {pages} pages");
+    }
+    drop(life);
+    assert_eq!(machine.open().rows(), [('a', PAGE_BYTES)]);
+}
+
 #[test]
 fn a_file_that_grows_is_left_for_one_that_was_prepared() {
     let machine = Machine::new(None);
