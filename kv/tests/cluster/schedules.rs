@@ -154,6 +154,45 @@ fn a_young_cluster_under_load_says_of_a_key_that_it_is_not_there() {
     });
 }
 
+/// A stand-in that is no owner has taken writes alone while the owners were away, and it is known to keep hints: what it may
+/// still have for the owners, none of these may deny, not even all together.
+#[test]
+fn owners_do_not_deny_what_a_stand_in_is_known_to_keep_for_them() {
+    with_mutants(59, 4, Mutants::default(), |nodes| async move {
+        let outsider = nodes.outsiders_of(position())[0];
+        let owner = nodes.owners_of(position())[0];
+        let name = nodes.node(outsider).await.node();
+        nodes.isolate(outsider);
+        nodes.control().sleep(GIVEN_UP).await;
+        let alone = nodes.client(outsider).await;
+        put(&alone, "a", None).await.unwrap();
+        for number in 0..200 {
+            let (key, content) = (format!("other-{number}"), Content::text("-"));
+            alone.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await.unwrap();
+        }
+        nodes.heal();
+        // They have been away, and it is not long ago.
+        for owner in nodes.owners_of(position()) {
+            nodes.restart(owner);
+        }
+        let client = nodes.client(owner).await;
+        let mut undecided = 0;
+        for _ in 0..2000 {
+            let status = nodes.running(owner).unwrap().status();
+            let is_known = status.members.iter().any(|member| member.node == name && member.hints > 0);
+            match client.get(&bucket(), b"k", GetOptions::default()).await {
+                Ok(None) => assert!(!is_known, "it was acknowledged, and kept where everybody knew"),
+                Ok(Some(_)) => break,
+                Err(_) => undecided += 1,
+            }
+            nodes.control().sleep(Duration::from_millis(5)).await;
+        }
+        assert!(undecided > 0, "it is another schedule: it was delivered before anybody knew of it");
+        nodes.come_to_rest().await;
+        assert_eq!(all_texts(&nodes).await, ["a"]);
+    });
+}
+
 /// The owner that is asked can't read its row: it may not write on it as if it were empty.
 #[test]
 fn a_row_that_rots_is_not_written_on_until_it_is_filled() {
