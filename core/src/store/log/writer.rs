@@ -50,6 +50,7 @@ pub(in crate::store) struct Run {
 
 /// What a group came to.
 pub(in crate::store) struct Written {
+    /// What it took, the rest of its last page included.
     pub(in crate::store) bytes: u64,
     /// Where its records stand.
     pub(in crate::store) run: Run,
@@ -106,7 +107,7 @@ impl Writer {
         self.tail.at += bytes;
         self.durable = last.number;
         self.lock().note_written(bytes);
-        Ok(Written { bytes, run, sync, rolled, next_wanted })
+        Ok(Written { bytes: self.buffer.len() as u64, run, sync, rolled, next_wanted })
     }
 
     /// A page that a group is the first to write to is written whole: of a part the page cache would have to read the rest,
