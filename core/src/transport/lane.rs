@@ -1,7 +1,7 @@
 //! A lane: one long-lived stream with many requests on it at once.
 //!
 //! Whoever has something to send puts it into the lane's queue and goes on. One task per lane takes all that has
-//! gathered, encodes it into one buffer and hands that to QUIC in one write: the busier the lane, the larger its
+//! gathered, encodes it into one buffer and hands that to QUIC in one write: the busier the node, the larger its
 //! writes, without a timer. Reading is the mirror image: one buffer, frames cut out of it without copying.
 
 use super::{lock, peers::Traffic};
@@ -84,6 +84,8 @@ impl<T> Lane<T> {
                 }
             }
             self.bell.notified().await;
+            // Whatever else can run goes first: what it has to send goes along.
+            tokio::task::yield_now().await;
         }
     }
 }

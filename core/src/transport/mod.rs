@@ -15,6 +15,7 @@
 mod budget;
 mod caller;
 mod config;
+mod congestion;
 mod greeting;
 mod in_flight;
 mod lane;
