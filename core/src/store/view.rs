@@ -37,8 +37,8 @@ use std::{
 };
 
 /// How many groups of rows remember when they were last changed. A group shared by chance only costs a row its place
-/// in the cache.
-const TOUCHED_GROUPS: usize = 8192;
+/// in the cache, or a look into memtables that do not have it.
+const TOUCHED_GROUPS: usize = 1 << 16;
 /// Rows of each memtable that changes copied for one slice: a bound on how long a range holds the lock.
 const CAPTURED_ROWS_MAX: usize = 1024;
 /// Rows that are looked up at a stretch.
@@ -95,6 +95,8 @@ struct State {
     tables: Option<Arc<Snapshots>>,
     /// By group of rows, the last batch that changed one of them.
     touched: Vec<Lsn>,
+    /// The last batch of which nothing is in `active` or `frozen`.
+    settled: Lsn,
     taking: Taking,
 }
 
@@ -117,6 +119,7 @@ impl View {
             moving: Vec::new(),
             tables: Some(Arc::new(tables)),
             touched: vec![Lsn(0); TOUCHED_GROUPS],
+            settled: Lsn(0),
             taking: Taking::Yes,
         };
         Self {
@@ -260,7 +263,7 @@ impl View {
         }
         let mut state = self.write();
         state.folded.reaches(frozen.last, frozen.batches);
-        state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+        state.settle(frozen);
         self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
     }
 
@@ -284,7 +287,7 @@ impl View {
             self.cache.put(key.clone(), value.clone());
         }
         self.replace_tables(tables, |state| {
-            state.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+            state.settle(frozen);
             self.frozen_bytes.fetch_sub(frozen.bytes, Relaxed);
         });
     }
@@ -355,14 +358,17 @@ impl View {
     }
 
     pub(super) fn peek(&self, at: &RowKey) -> Peek {
+        // In this order: a row that is folded is in the cache before, one that leaves the memtables in the filter too.
         let known = key::with_encoded(at, |key| {
-            let in_memtables = self.read_state().memtables(key);
-            // In this order: a row that leaves the memtables is in the cache and the filter before.
-            match in_memtables {
-                Some(InMemory::Row(row)) => Some(row),
-                Some(InMemory::Elsewhere(_)) => self.cached(key),
-                None => self.cached(key).or_else(|| self.denies(key).then_some(None)),
-            }
+            let fresh = self.read_state().fresh(key).map(|whole| whole.value.clone());
+            fresh.or_else(|| self.cached(key)).or_else(|| {
+                let in_memtables = self.read_state().memtables(key);
+                match in_memtables {
+                    Some(InMemory::Row(row)) => Some(row),
+                    Some(InMemory::Elsewhere(_)) => None,
+                    None => self.denies(key).then_some(None),
+                }
+            })
         });
         match known {
             Some(row) => {
@@ -571,9 +577,23 @@ enum InMemory {
 }
 
 impl State {
-    fn memtables(&self, key: &[u8]) -> Option<InMemory> {
+    /// The row, if the newest of its versions is in a memtable that has not been folded.
+    fn fresh(&self, key: &[u8]) -> Option<&Whole> {
+        if self.touched[group(key)] <= self.settled {
+            return None;
+        }
         let frozen = || self.frozen.iter().rev().find_map(|table| table.get(key));
-        if let Some(whole) = self.active.get(key).or_else(frozen) {
+        self.active.get(key).or_else(frozen)
+    }
+
+    /// Lets go of the oldest frozen memtable.
+    fn settle(&mut self, frozen: &Arc<Fresh>) {
+        self.frozen.retain(|other| !Arc::ptr_eq(other, frozen));
+        self.settled = frozen.last;
+    }
+
+    fn memtables(&self, key: &[u8]) -> Option<InMemory> {
+        if let Some(whole) = self.fresh(key) {
             return Some(InMemory::Row(whole.value.clone()));
         }
         let moving = || self.moving.iter().rev().find_map(|table| table.get(key));
