@@ -1,6 +1,9 @@
 //! Reading an item: the full item from the best replica, digests from as many others as must agree; more replicas
 //! only when one fails, is slow, or disagrees (PROTOCOLS §2). What disagrees is repaired after the client has its
 //! answer.
+//!
+//! Owners that were away, and that others keep writes for, can't say of a key that it is not there. Those others are asked
+//! then, and the owners once more: what was delivered between two answers has left one place and is in the other.
 
 use super::options::RequestError;
 use crate::{
@@ -22,6 +25,7 @@ use rondel_proto::{
     id::{NodeId, RequestId},
 };
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,7 +61,15 @@ pub(crate) async fn read(
     spec: ReadSpec,
 ) -> Result<Found, RequestError> {
     let mut reading = Reading::new(shared, topology, spec)?;
-    let found = reading.run().await;
+    let mut found = reading.run().await;
+    if found.is_err() {
+        let keepers = reading.keepers();
+        if !keepers.is_empty() && reading.ask_keepers(&keepers).await {
+            let again = Reading::new(shared, topology, reading.spec.clone())?;
+            reading = Reading { merged: reading.merged, known: reading.known, consulted: keepers, ..again };
+            found = reading.run().await;
+        }
+    }
     reading.repair_in_background();
     found
 }
@@ -73,6 +85,8 @@ struct Reading {
     /// The digests of the items that have gone into `merged`.
     known: Vec<Digest>,
     failures: Vec<(NodeId, Failure)>,
+    /// Those that kept hints for owners and have said what they hold of the key, which is in `merged`.
+    consulted: BTreeSet<NodeId>,
     sender: mpsc::UnboundedSender<Incoming>,
     answers: mpsc::UnboundedReceiver<Incoming>,
 }
@@ -129,6 +143,7 @@ impl Reading {
             merged: None,
             known: Vec::new(),
             failures: Vec::new(),
+            consulted: BTreeSet::new(),
             sender,
             answers,
         })
@@ -141,12 +156,11 @@ impl Reading {
             self.ask_disagreeing_holders();
             match self.tally.verdict() {
                 ReadVerdict::Found(achieved) if !self.awaits_item() => {
-                    let item = self.merged.as_ref().map(|(item, _)| item.clone());
-                    return Ok(Found { item, achieved });
+                    return Ok(Found { item: self.item(), achieved });
                 }
                 // Somebody holds something: "nothing" would be a lie as long as it may still come.
                 ReadVerdict::NotFound if self.uncounted().next().is_none() => {
-                    return Ok(Found { item: None, achieved: self.tally.tally().achieved() });
+                    return Ok(Found { item: self.item(), achieved: self.tally.tally().achieved() });
                 }
                 ReadVerdict::Unmet(unmet) => {
                     return Err(RequestError::unmet(unmet, std::mem::take(&mut self.failures)));
@@ -164,6 +178,10 @@ impl Reading {
                 Err(_) => self.hedge_late(),
             }
         }
+    }
+
+    fn item(&self) -> Option<Bytes> {
+        self.merged.as_ref().map(|(item, _)| item.clone())
     }
 
     /// Asks the smallest number of replicas that can meet the quorum: owners first, none of them behind, by score.
@@ -205,11 +223,17 @@ impl Reading {
 
     fn fetch(&self, index: usize, item: bool) {
         let Asked { node, owned, .. } = self.asked[index];
+        let sender = self.sender.clone();
+        let reply = ReplyTo::new(move |outcome| drop(sender.send((index, outcome))));
+        self.send_fetch(node, owned, if item { 0 } else { flags::DIGEST }, reply);
+    }
+
+    fn send_fetch(&self, node: NodeId, slots: u16, flags: u8, reply: ReplyTo) {
         let head = Head {
             service: self.shared.host.services[self.spec.service].code,
             message: core_message::FETCH,
-            flags: if item { 0 } else { flags::DIGEST },
-            slots: owned,
+            flags,
+            slots,
             stand_in: 0,
             ver: self.list.ver(),
             position: self.spec.at.position,
@@ -218,8 +242,6 @@ impl Reading {
         };
         let key = self.spec.at.key.clone();
         let message = Outgoing { head, key, body: Bytes::new(), deadline: self.spec.deadline };
-        let sender = self.sender.clone();
-        let reply = ReplyTo::new(move |outcome| drop(sender.send((index, outcome))));
         self.shared.send(node, self.spec.service, message, reply);
     }
 
@@ -316,9 +338,40 @@ impl Reading {
         if !self.outlook.behind(node) || !self.list.seats().iter().any(another) {
             return Absence::Sure;
         }
-        // A hint is written with the item itself, and an owner keeps that: owners that have nothing keep no hint of it.
+        let said = |keeper| self.consulted.contains(&keeper);
+        if self.keepers_for(node).all(said) { Absence::Unsure } else { Absence::Lacking }
+    }
+
+    /// Who keeps hints for an owner and owns nothing of the key itself. A hint is written with its item, which an owner
+    /// keeps: owners that have nothing keep no hint of it.
+    fn keepers_for(&self, owner: NodeId) -> impl Iterator<Item = NodeId> {
         let owns = |keeper| self.list.seats().iter().any(|seat| seat.member.node == keeper);
-        if self.outlook.keepers(node).all(owns) { Absence::Unsure } else { Absence::Lacking }
+        self.outlook.keepers(owner).filter(move |keeper| self.outlook.up(*keeper) && !owns(*keeper))
+    }
+
+    /// Who may have what owners lack that say that they have nothing.
+    fn keepers(&self) -> BTreeSet<NodeId> {
+        let denied = self.asked.iter().filter(|asked| asked.state == State::Absent);
+        let lacking = denied.filter(|asked| self.absence(asked.node) == Absence::Lacking);
+        lacking.flat_map(|asked| self.keepers_for(asked.node)).collect()
+    }
+
+    /// Takes in what those hold that keep hints for owners; whether all of them have said it.
+    async fn ask_keepers(&mut self, keepers: &BTreeSet<NodeId>) -> bool {
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        for keeper in keepers {
+            let sender = sender.clone();
+            self.send_fetch(*keeper, 0, 0, ReplyTo::new(move |outcome| drop(sender.send(outcome))));
+        }
+        let env = self.shared.env.clone();
+        for _ in keepers {
+            let answer = env.timeout_at(self.spec.deadline, answers.recv()).await;
+            let Ok(Some(outcome)) = answer else { return false };
+            if self.understand(outcome).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// What an answer says, and whether it is the one with the item.

@@ -2,8 +2,11 @@
 //! as soon as its rule is broken. The random faults of `cargo xtask sim` meet them only by chance.
 
 use crate::harness::{Nodes, all_texts, alone_texts, bucket, get, insist, put, texts, try_put, with_mutants};
+use futures_util::future::join_all;
 use rondel_core::{
     mutant::{Mutant, Mutants},
+    node::MemberState,
+    proto::id::NodeId,
     ring::{Position, position_of},
     store::row::Body,
     testing::{CrashMode, Link, RowKind},
@@ -125,14 +128,16 @@ fn what_a_client_has_seen_is_superseded_where_the_coordinator_has_not_seen_it() 
 }
 
 /// All nodes have just begun, and their disks are slow: whoever writes owes the others something all the time. That a key is
-/// not there can be said all the same, as the owners are the only ones that owe anybody anything.
-#[test]
-fn a_young_cluster_under_load_says_of_a_key_that_it_is_not_there() {
-    with_mutants(58, 3, Mutants::default(), |nodes| async move {
+/// not there can be said all the same.
+fn a_young_cluster_under_load_says_of_a_key_that_it_is_not_there(count: u32) {
+    with_mutants(58, count, Mutants::default(), |nodes| async move {
         for node in nodes.nodes() {
             nodes.control().disk(node).set_slowness(40.0);
         }
-        let clients = [nodes.client(0).await, nodes.client(1).await, nodes.client(2).await];
+        let mut clients = Vec::new();
+        for node in nodes.nodes() {
+            clients.push(nodes.client(node).await);
+        }
         for (writer, client) in clients.iter().cycle().take(24).enumerate() {
             let client = client.clone();
             nodes.control().spawn("writer", async move {
@@ -142,54 +147,127 @@ fn a_young_cluster_under_load_says_of_a_key_that_it_is_not_there() {
                 }
             });
         }
+        let owners = nodes.owners_of(position());
         let mut all_behind = 0;
         for round in 0..40 {
             nodes.control().sleep(Duration::from_millis(100)).await;
-            let status = nodes.running(0).unwrap().status();
-            all_behind += usize::from(status.members.iter().all(|member| member.behind));
-            let read = clients[round % 3].get(&bucket(), b"k", GetOptions::default()).await;
+            for owner in &owners[..1] {
+                let status = nodes.running(*owner).unwrap().status();
+                all_behind += usize::from(status.members.iter().all(|member| member.behind));
+            }
+            let read = clients[round % clients.len()].get(&bucket(), b"k", GetOptions::default()).await;
             assert_eq!(read.unwrap(), None, "round {round}");
         }
         assert!(all_behind > 0, "it is another schedule: somebody always had all that there is");
     });
 }
 
-/// A stand-in that is no owner has taken writes alone while the owners were away, and it is known to keep hints: what it may
-/// still have for the owners, none of these may deny, not even all together.
+/// The owners are the only ones that owe anybody anything.
+#[test]
+fn owners_that_owe_each_other_writes_can_say_of_a_key_that_it_is_not_there() {
+    a_young_cluster_under_load_says_of_a_key_that_it_is_not_there(3);
+}
+
+/// Others owe them something, too, and are asked.
+#[test]
+fn owners_that_others_owe_writes_can_say_of_a_key_that_it_is_not_there() {
+    a_young_cluster_under_load_says_of_a_key_that_it_is_not_there(6);
+}
+
+/// A stand-in that is no owner takes a write, and `others`, while everybody else is out of its sight. Then they see each
+/// other again, and the owners have been away not long ago.
+async fn a_stand_in_owes_the_owners(nodes: &Nodes, stand_in: u32, others: u32) {
+    nodes.isolate(stand_in);
+    nodes.control().sleep(GIVEN_UP).await;
+    let alone = nodes.client(stand_in).await;
+    put(&alone, "a", None).await.unwrap();
+    for number in 0..others {
+        let (key, content) = (format!("other-{number}"), Content::text("-".repeat(20_000)));
+        alone.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await.unwrap();
+    }
+    // Its writes are done with: nobody is to be found for them any more.
+    nodes.control().sleep(GIVEN_UP).await;
+    nodes.heal();
+    for owner in nodes.owners_of(position()) {
+        nodes.restart(owner);
+    }
+}
+
+/// Whether a node knows that another keeps hints.
+fn knows_of_hints(nodes: &Nodes, node: u32, of: NodeId) -> bool {
+    let status = nodes.running(node).unwrap().status();
+    status
+        .members
+        .iter()
+        .any(|member| member.node == of && member.state == MemberState::Up && member.hints > 0)
+}
+
+/// What a stand-in may still have for the owners, none of these may deny, not even all together. What it has counts.
 #[test]
 fn owners_do_not_deny_what_a_stand_in_is_known_to_keep_for_them() {
     with_mutants(59, 4, Mutants::default(), |nodes| async move {
-        let outsider = nodes.outsiders_of(position())[0];
+        let stand_in = nodes.outsiders_of(position())[0];
         let owner = nodes.owners_of(position())[0];
-        let name = nodes.node(outsider).await.node();
-        nodes.isolate(outsider);
-        nodes.control().sleep(GIVEN_UP).await;
-        let alone = nodes.client(outsider).await;
-        put(&alone, "a", None).await.unwrap();
-        for number in 0..200 {
-            let (key, content) = (format!("other-{number}"), Content::text("-"));
-            alone.put(&bucket(), Some(key.as_bytes()), content, PutOptions::default()).await.unwrap();
-        }
-        nodes.heal();
-        // They have been away, and it is not long ago.
-        for owner in nodes.owners_of(position()) {
-            nodes.restart(owner);
-        }
+        let name = nodes.node(stand_in).await.node();
+        a_stand_in_owes_the_owners(&nodes, stand_in, 100).await;
+        // What it keeps takes seconds to deliver; that it keeps something is said at once.
+        nodes.control().net().set_links(Link {
+            bandwidth: Some(500_000),
+            queue_max: Duration::from_secs(1),
+            ..Link::perfect()
+        });
         let client = nodes.client(owner).await;
-        let mut undecided = 0;
+        let mut found_early = 0;
         for _ in 0..2000 {
-            let status = nodes.running(owner).unwrap().status();
-            let is_known = status.members.iter().any(|member| member.node == name && member.hints > 0);
+            let is_known = knows_of_hints(&nodes, owner, name);
             match client.get(&bucket(), b"k", GetOptions::default()).await {
                 Ok(None) => assert!(!is_known, "it was acknowledged, and kept where everybody knew"),
-                Ok(Some(_)) => break,
-                Err(_) => undecided += 1,
+                Ok(Some(_)) => found_early += usize::from(is_known),
+                Err(error) => assert!(!is_known, "one more was to be asked: {error}"),
             }
             nodes.control().sleep(Duration::from_millis(5)).await;
         }
-        assert!(undecided > 0, "it is another schedule: it was delivered before anybody knew of it");
+        assert!(found_early > 0, "it is another schedule: it was delivered before anybody knew of it");
         nodes.come_to_rest().await;
         assert_eq!(all_texts(&nodes).await, ["a"]);
+    });
+}
+
+/// The stand-in is long in hearing the question. Meanwhile it has brought the owners what they had not when they were asked,
+/// and has nothing itself any more.
+#[test]
+fn owners_are_asked_once_more_after_those_that_kept_something_for_them() {
+    with_mutants(60, 5, Mutants::default(), |nodes| async move {
+        let [stand_in, reader] = *nodes.outsiders_of(position()) else { panic!("two of five own nothing") };
+        let (name, owners) = (nodes.node(stand_in).await.node(), nodes.owners_of(position()));
+        a_stand_in_owes_the_owners(&nodes, stand_in, 0).await;
+        let net = nodes.control().net();
+        owners.iter().for_each(|owner| net.cut(stand_in, *owner));
+        for owner in &owners {
+            nodes.client(*owner).await;
+        }
+        let client = nodes.client(reader).await;
+        while !knows_of_hints(&nodes, reader, name) {
+            nodes.control().sleep(Duration::from_millis(5)).await;
+        }
+        let late = Duration::from_secs(3);
+        net.set_link(reader, stand_in, Link { latency_min: late, latency_max: late, ..Link::perfect() });
+        owners.iter().for_each(|owner| net.mend(stand_in, *owner));
+        let reads = (0..200).map(|read| {
+            let (client, control) = (client.clone(), nodes.control().clone());
+            async move {
+                control.sleep(Duration::from_millis(10 * read)).await;
+                let asked = control.now();
+                let read = client.get(&bucket(), b"k", GetOptions::default()).await;
+                (read, control.now() - asked)
+            }
+        });
+        let mut waited = 0;
+        for (read, took) in join_all(reads).await {
+            assert!(!matches!(read, Ok(None)), "it was acknowledged, and the owners have it by now");
+            waited += usize::from(read.is_ok() && took >= late);
+        }
+        assert!(waited > 0, "it is another schedule: nobody had to ask the stand-in");
     });
 }
 
