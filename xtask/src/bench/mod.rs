@@ -98,6 +98,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let machine = machine::describe(&parent)?;
+    let mut page_cache = machine::PageCache::new(&parent)?;
+    page_cache.fill()?;
     let plan =
         Plan { program, parent, nodes: 0, base_port: options.base_port, settings: options.set.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -121,7 +121,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let program = build()?;
     let parent = options.dir.clone().map_or_else(|| Ok(root()?.join("target/bench")), anyhow::Ok)?;
     fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    let bench = Bench { program, parent };
+    let mut bench = Bench { program, page_cache: machine::PageCache::new(&parent)?, parent };
     let mut text = String::new();
     let Options { seconds, keys, .. } = options;
     writeln!(
@@ -229,13 +229,14 @@ impl Killed {
 
 struct Bench {
     program: PathBuf,
+    page_cache: machine::PageCache,
     parent: PathBuf,
 }
 
 impl Bench {
     /// One load on every engine that is asked for.
     fn load(
-        &self,
+        &mut self,
         options: &Options,
         writers: u64,
         value_bytes: u64,
@@ -248,6 +249,7 @@ impl Bench {
                 [writers, value_bytes, options.seconds, options.keys].map(|number| number.to_string());
             let mut command = Command::new(&self.program);
             command.args(["run", &engine.word()]).args(words).arg(folder.path());
+            self.page_cache.fill()?;
             let output = command.stderr(Stdio::inherit()).output()?;
             ensure!(output.status.success(), "the bench of {engine} failed: {}", output.status);
             let figures: Figures =
