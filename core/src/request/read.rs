@@ -62,7 +62,7 @@ pub(crate) async fn read(
 ) -> Result<Found, RequestError> {
     let mut reading = Reading::new(shared, topology, spec)?;
     let mut found = reading.run().await;
-    if found.is_err() {
+    if let Err(RequestError::Unmet { .. }) = found {
         let keepers = reading.keepers();
         if !keepers.is_empty() && reading.ask_keepers(&keepers).await {
             let again = Reading::new(shared, topology, reading.spec.clone())?;
@@ -228,6 +228,7 @@ impl Reading {
         self.send_fetch(node, owned, if item { 0 } else { flags::DIGEST }, reply);
     }
 
+    /// `slots` are those that the node is asked as the owner of; with none, it is asked for whatever it holds.
     fn send_fetch(&self, node: NodeId, slots: u16, flags: u8, reply: ReplyTo) {
         let head = Head {
             service: self.shared.host.services[self.spec.service].code,
@@ -346,7 +347,7 @@ impl Reading {
     /// keeps: owners that have nothing keep no hint of it.
     fn keepers_for(&self, owner: NodeId) -> impl Iterator<Item = NodeId> {
         let owns = |keeper| self.list.seats().iter().any(|seat| seat.member.node == keeper);
-        self.outlook.keepers(owner).filter(move |keeper| self.outlook.up(*keeper) && !owns(*keeper))
+        self.outlook.keepers(owner).filter(move |keeper| !owns(*keeper))
     }
 
     /// Who may have what owners lack that say that they have nothing.
@@ -356,7 +357,8 @@ impl Reading {
         lacking.flat_map(|asked| self.keepers_for(asked.node)).collect()
     }
 
-    /// Takes in what those hold that keep hints for owners; whether all of them have said it.
+    /// Takes in what those hold that keep hints for owners; whether all of them have said it. One that is down has not: what
+    /// it keeps may be all that there is.
     async fn ask_keepers(&mut self, keepers: &BTreeSet<NodeId>) -> bool {
         let (sender, mut answers) = mpsc::unbounded_channel();
         for keeper in keepers {
