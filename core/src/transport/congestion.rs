@@ -1,10 +1,10 @@
 //! How much may be on its way to a peer.
 //!
-//! CUBIC, as everywhere, but never below a floor. Below it CUBIC is made for long ways: a few datagrams lost by chance, or
-//! overtaken by others, leave a window of two, which takes seconds to grow again however short the way is; meanwhile
-//! requests that the network would carry at once wait for acknowledgements. A window of fixed size is what systems for
-//! data centres bound their flows with (eRPC, Kalia et al., NSDI 2019, §5.2.3). What is in flight is bounded all the same,
-//! and where nothing is acknowledged at all nothing but probes is sent, ever more seldom.
+//! CUBIC, as everywhere, but never below a floor. CUBIC is made for long ways: a few datagrams lost by chance, or overtaken
+//! by others, leave a window of two, which takes seconds to grow again however short the way is; meanwhile requests that
+//! the network would carry at once wait for acknowledgements. The floor is a window of fixed size, as eRPC's session
+//! credits are (Kalia, Kaminsky, Andersen: Datacenter RPCs can be general and fast, NSDI 2019). What is in flight is
+//! bounded all the same, and where nothing is acknowledged at all nothing but probes is sent, ever more seldom.
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;

@@ -29,7 +29,7 @@ const ACK_AFTER_DATAGRAMS: u32 = 8;
 /// are for ways that take as long themselves.
 const ACK_WITHIN: Duration = Duration::from_millis(2);
 /// Bytes that may always be on their way to a peer: ten datagrams of [`MTU_MAX`], or what a link of 100 Mbit/s carries in
-/// 5 ms. Twice as much drowned such a link in the simulator.
+/// 5 ms. Four times as much fills such a link with what is lost (`a_slow_link_carries_as_much_as_it_can`).
 const WINDOW_MIN_BYTES: u64 = 64 << 10;
 /// What every path of QUIC carries.
 const MTU_MIN: u16 = 1200;

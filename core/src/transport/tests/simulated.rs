@@ -224,10 +224,10 @@ fn answered_within(seed: u64, loss: f64, pause: Duration) -> Duration {
         let mut took = Vec::new();
         for _ in 0..2000 {
             let (began, outcome) = (env.now(), nodes[0].send(to, head(ECHO), vec![0; 1100]));
-            let env_of_it = env.clone();
+            let clock = env.clone();
             asked.push(async move {
                 outcome.await.unwrap().unwrap();
-                env_of_it.now() - began
+                clock.now() - began
             });
             let next = began + pause;
             while let Ok(Some(one)) = env.timeout_at(next, asked.next()).await {
@@ -243,8 +243,7 @@ fn answered_within(seed: u64, loss: f64, pause: Duration) -> Duration {
 
 #[test]
 fn a_few_lost_datagrams_do_not_make_a_busy_link_slow() {
-    // With QUIC's own settings this is 200 to 400 ms, a window of two datagrams after another, and half of the requests
-    // are late.
+    // With QUIC's own settings this is half a second.
     for seed in 0..3 {
         let took = answered_within(seed, 0.01, Duration::from_micros(100));
         assert!(took < Duration::from_millis(10), "seed {seed}: {took:?}");
@@ -253,9 +252,35 @@ fn a_few_lost_datagrams_do_not_make_a_busy_link_slow() {
 
 #[test]
 fn a_lost_datagram_behind_which_nothing_comes_is_soon_sent_again() {
-    // With acknowledgements as late as QUIC allows them this is 21 ms.
+    // With acknowledgements as late as QUIC allows them this is 22 ms.
     for seed in 0..3 {
         let took = answered_within(seed, 0.02, Duration::from_millis(20));
         assert!(took < Duration::from_millis(10), "seed {seed}: {took:?}");
     }
+}
+
+/// Fast Ethernet with a short queue, asked for more than it carries. A window that overflows the queue each time fills it
+/// with datagrams that are sent again.
+#[test]
+fn a_slow_link_carries_as_much_as_it_can() {
+    const BYTES_PER_S: u64 = 12_500_000;
+    const BODY: [u8; 1100] = [0; 1100];
+    let sim = Sim::new(8);
+    let queue_max = Duration::from_millis(5);
+    sim.net().set_links(Link { bandwidth: Some(BYTES_PER_S), queue_max, ..Link::perfect() });
+    let nodes = cluster(&sim, 2);
+    sim.run_until(async {
+        let (env, to) = (sim.node_env(0), nodes[1].at.node);
+        nodes[0].ask(to, head(ECHO), "").await.unwrap();
+        let send = || nodes[0].send(to, head(ECHO), BODY.to_vec());
+        let mut asked: FuturesUnordered<_> = (0..400).map(|_| send()).collect();
+        let (time, mut answered) = (Duration::from_secs(3), 0);
+        let until = env.now() + time;
+        while let Ok(Some(outcome)) = env.timeout_at(until, asked.next()).await {
+            answered += u64::from(outcome.unwrap().is_ok());
+            asked.push(send());
+        }
+        let percent = 100 * answered * BODY.len() as u64 / (BYTES_PER_S * time.as_secs());
+        assert!(percent >= 85, "{percent} %");
+    });
 }
